@@ -1,0 +1,1 @@
+"""Step cost from timed kernels: what a run is priced with."""
