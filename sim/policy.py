@@ -1,0 +1,195 @@
+"""The contract of a KV-cache allocation policy: who gets which memory, and for how long."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import gcd
+from typing import Any, ClassVar, NamedTuple
+
+from kvsim.request import Sequence, Workload
+
+
+class Span(NamedTuple):
+    """Layers of one attention span, or slots of a pool that follow one span."""
+
+    window: int | None
+    """Last tokens attended to; None for all of them."""
+    weight: int
+    """Layers with this span (or pool slots that one token takes because of them)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """The memory a policy is given, and the limits it may rely on."""
+
+    kv_bytes: int
+    """Bytes set aside for KV."""
+    token_bytes: int
+    """KV bytes of one token over all layers."""
+    max_model_len: int
+    """Longest sequence, prompt and outputs, in tokens."""
+    max_num_batched_tokens: int = 8192
+    """Most tokens computed in one step."""
+    spans: tuple[Span, ...] = (Span(None, 1),)
+    """The model's layers by attention span, in the order in which the layers first show them."""
+    num_gpu_blocks_override: int | None = None
+    """Blocks by decree, vLLM's null block included; kv_bytes is then not looked at."""
+    async_scheduling: bool = False
+    """Whether a step is scheduled while the one before it runs."""
+    workload: Workload | None = None
+    """The trace, for the identity of prompt content; None when nothing is shared."""
+    true_tokens: Callable[[Sequence], int] | None = None
+    """Final length of a sequence; given to policies with `oracle` in their name only."""
+
+    @classmethod
+    def of_tokens(cls, tokens: int, max_model_len: int | None = None, **limits: Any) -> Pool:
+        """Make a pool of so many token slots of one byte each, for tests and examples."""
+        return cls(kv_bytes=tokens, token_bytes=1, max_model_len=max_model_len or tokens, **limits)
+
+    @classmethod
+    def of_blocks(cls, num_blocks: int, max_model_len: int, **limits: Any) -> Pool:
+        """Make a pool of so many blocks, the null block included, as vLLM's override does."""
+        return cls(
+            kv_bytes=num_blocks,
+            token_bytes=1,
+            max_model_len=max_model_len,
+            num_gpu_blocks_override=num_blocks,
+            **limits,
+        )
+
+
+class Match(NamedTuple):
+    """What a policy already holds of a sequence that wants to be admitted."""
+
+    tokens: int = 0
+    """Leading tokens that need no prefill."""
+    restored: int = 0
+    """How many of those come back from swap and are no cache hit."""
+    detail: object = None
+    """The policy's own, handed back to `admit`."""
+
+
+class Lease(NamedTuple):
+    """Leave to grow: until `until` tokens the engine need not ask again."""
+
+    until: int
+    """Length in tokens that the sequence may reach in the memory it holds."""
+
+
+class Usage(NamedTuple):
+    """What a pool is used for, in slots; the rest of `capacity` is free."""
+
+    held: int
+    """Slots given to sequences, each counted once."""
+    shared: int = 0
+    """Slots by which the sequences' live tokens exceed that, because several read the same."""
+    reusable: int = 0
+    """Slots whose content can still be hit, held by nobody."""
+    external: int = 0
+    """Free slots in pieces smaller than the least piece the next waiting request could take."""
+
+
+NO_MATCH = Match()
+
+
+class Policy(ABC):
+    """Place sequences in a pool, grow them, and take the memory back.
+
+    Subclasses take keyword arguments with defaults and store them unchanged under their own names, so a
+    policy can be cloned and swept; the pool arrives later, in `reset`. The calls for one sequence are
+    `lookup` and `admit`, then any number of `grow`, then `release`. `admit` and `grow` answer with a
+    `Lease`, or with None meaning *not now, and nothing was taken* (a window policy may even then have
+    given back what the sequence will never read again). The engine keeps `sequence.tokens` and
+    `sequence.computed` true when it calls. A slot is what `capacity` counts: one token in all layers for
+    most policies, one token in one layer group where groups have blocks of their own.
+    """
+
+    name: ClassVar[str]
+    """What `--policy` calls it."""
+    refusal_holds: bool = True
+    """Whether a refused admission stays refused while others only decode and nothing is released."""
+    reads_lengths: bool = False
+    """Whether `usage` looks at `computed` of every sequence, which the engine then brings up to date."""
+    capacity: int
+    """Slots in the pool; set by `reset`."""
+    spans: tuple[Span, ...]
+    """Slots one token takes, by attention span; set by `reset`."""
+    attention: tuple[Span, ...]
+    """Layers by the span they attend to under this policy, for the step cost; set by `reset`."""
+
+    @abstractmethod
+    def reset(self, pool: Pool) -> None:
+        """Take over an empty pool; raise InputError when this policy cannot work in it."""
+
+    def refuses(self, tokens: int) -> str | None:
+        """Say why a sequence of `tokens` can never be held, even alone; None when it can."""
+        del tokens
+        return None
+
+    def lookup(self, sequence: Sequence) -> Match:
+        """Find how much of the sequence is already there; changes nothing."""
+        del sequence
+        return NO_MATCH
+
+    @abstractmethod
+    def admit(self, sequence: Sequence, match: Match, tokens: int) -> Lease | None:
+        """Give a waiting sequence memory for `match.tokens` + `tokens` tokens, computed in this step."""
+
+    @abstractmethod
+    def grow(self, sequence: Sequence, tokens: int) -> Lease | None:
+        """Extend a running sequence so that its first `tokens` tokens have a place."""
+
+    @abstractmethod
+    def release(self, sequence: Sequence, finished: bool) -> None:
+        """Take back everything: the sequence finished, or (`finished=False`) was preempted."""
+
+    @abstractmethod
+    def usage(self, waiting: Sequence | None) -> Usage:
+        """Count the slots as they are now, `waiting` being the next request in line."""
+
+    def reach(self, sequence: Sequence, lease: Lease, final: int) -> int:
+        """Count the slots, from its first token on, that it has and will have filled at length `final`."""
+        del sequence
+        return self.slots_per_token * min(lease.until, final)
+
+    def transfers(self) -> float:
+        """Return and forget the seconds of copying that this step's admissions and preemptions cost."""
+        return 0.0
+
+    @property
+    def blocks_in_use(self) -> int:
+        """Blocks held by sequences, as vLLM counts them; 0 for a policy without blocks."""
+        return 0
+
+    @property
+    def slots_per_token(self) -> int:
+        """Slots that one token takes."""
+        return sum(span.weight for span in self.spans)
+
+    def parameters(self) -> dict[str, object]:
+        """Return the constructor's arguments as given."""
+        return {name: getattr(self, name) for name in parameter_defaults(type(self))}
+
+    def clone(self) -> Policy:
+        """Return an unused policy with the same parameters."""
+        return type(self)(**self.parameters())
+
+    def __repr__(self) -> str:
+        """Show the class and its parameters."""
+        inside = ", ".join(f"{name}={value!r}" for name, value in self.parameters().items())
+        return f"{type(self).__name__}({inside})"
+
+
+def parameter_defaults(cls: type[Policy]) -> dict[str, object]:
+    """Return a policy class's constructor parameters with their defaults, in order."""
+    signature = inspect.signature(cls)
+    return {name: parameter.default for name, parameter in signature.parameters.items()}
+
+
+def reduced(spans: tuple[Span, ...]) -> tuple[Span, ...]:
+    """Divide the weights by their greatest common divisor: slots need only the ratio of the spans."""
+    divisor = gcd(*(span.weight for span in spans))
+    return tuple(Span(span.window, span.weight // divisor) for span in spans)

@@ -1,0 +1,151 @@
+"""Names to classes: built-in policies, entry points, and anyone's `module:Class` or `file.py:Class`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TypeVar
+
+from kvsim.errors import InputError
+from kvsim.policy import Policy, parameter_defaults
+
+PolicyClass = TypeVar("PolicyClass", bound=type[Policy])
+
+_policies: dict[str, type[Policy]] = {}
+
+
+def register(cls: PolicyClass) -> PolicyClass:
+    """Enter a policy class under its `name`; a taken name is refused."""
+    taken = _policies.get(cls.name)
+    if taken is not None:
+        raise ValueError(
+            f"policy name {cls.name!r} is taken by {taken.__module__}.{taken.__qualname__}; "
+            f"{cls.__module__}.{cls.__qualname__} needs another"
+        )
+    _policies[cls.name] = cls
+    return cls
+
+
+def policies() -> dict[str, type[Policy]]:
+    """Return every known policy by name: the built-in ones, then those of entry points."""
+    importlib.import_module("kvsim.policies")
+    found = dict(_policies)
+    for entry in entry_points(group="kvsim.policies"):
+        if entry.name not in found:
+            found[entry.name] = _checked(entry.load(), f"entry point {entry.name}")
+    return found
+
+
+def make_policy(text: str, defaults: dict[str, object] | None = None) -> Policy:
+    """Build a policy from `NAME[:key=value…]`, `module:Class[:key=value…]` or `file.py:Class[:…]`.
+
+    `defaults` are applied where the class has a parameter of that name and the text does not set it.
+    """
+    target, settings = _split(text)
+    cls = policy_class(target)
+    known = parameter_defaults(cls)
+    given = {name: value for name, value in (defaults or {}).items() if name in known}
+    for name, raw in settings.items():
+        if name not in known:
+            raise InputError(
+                f"policy {target!r} has no parameter {name!r}{_nearest(name, known)}; it takes "
+                f"{', '.join(known) or 'none'}"
+            )
+        given[name] = _parse(raw)
+    return cls(**given)
+
+
+def policy_class(target: str) -> type[Policy]:
+    """Find the class that a name, `module:Class` or `file.py:Class` stands for."""
+    if ":" not in target:
+        known = policies()
+        if target not in known:
+            raise InputError(
+                f"unknown policy {target!r}{_nearest(target, known)}; known: {', '.join(known)}, "
+                "or module:Class, or file.py:Class"
+            )
+        return known[target]
+    place, _, attribute = target.rpartition(":")
+    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
+    found = getattr(module, attribute, None)
+    if found is None:
+        raise InputError(
+            f"policy {target!r}: {place} has no {attribute!r}{_nearest(attribute, vars(module))}"
+        )
+    return _checked(found, target)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean …?` for the closest known names, or nothing."""
+    return _nearest(name, known)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+
+
+def _split(text: str) -> tuple[str, dict[str, str]]:
+    head: list[str] = []
+    settings: dict[str, str] = {}
+    for part in text.split(":"):
+        name, equals, value = part.partition("=")
+        if equals:
+            settings[name.strip().replace("-", "_")] = value.strip()
+        elif settings:
+            raise InputError(f"policy {text!r}: {part!r} is not key=value")
+        else:
+            head.append(part)
+    return ":".join(head), settings
+
+
+def _parse(text: str) -> object:
+    lowered = text.lower()
+    if lowered in ("true", "false"):
+        return lowered == "true"
+    if lowered == "none":
+        return None
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _load_module(name: str) -> object:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(f"policy module {name!r} cannot be imported: {error}") from error
+
+
+def _load_file(path: Path) -> object:
+    if not path.is_file():
+        raise InputError(f"policy file {str(path)!r} does not exist")
+    name = f"kvsim_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"policy file {str(path)!r} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(
+            f"policy file {str(path)!r} fails on import: {type(error).__name__}: {error}"
+        ) from error
+    return module
+
+
+def _checked(found: object, target: str) -> type[Policy]:
+    if not (isinstance(found, type) and issubclass(found, Policy)):
+        raise InputError(f"policy {target!r} is {found!r}, which is not a subclass of kvsim.Policy")
+    if not getattr(found, "name", ""):
+        raise InputError(f"policy {target!r} has no `name`")
+    return found
