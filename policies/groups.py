@@ -1,0 +1,201 @@
+"""Layer groups over one block pool: tables, windows, and which blocks can be hit (vLLM rules W and H)."""
+
+from __future__ import annotations
+
+from math import gcd, lcm
+from typing import NamedTuple
+
+from kvsim.policies.block_pool import CachingPool
+from kvsim.policies.contents import Contents, private_key
+from kvsim.request import Sequence
+
+
+class Group(NamedTuple):
+    """Layers that share block tables: one block holds `block_size` tokens of all of them."""
+
+    window: int | None
+    """Last tokens attended to; None for all."""
+    block_size: int
+    """Tokens a block."""
+    sinks: int = 0
+    """First tokens that are attended to besides the window."""
+
+    @property
+    def run(self) -> int:
+        """Blocks that a hit needs before its end: ⌈(W − 1)/block_size⌉."""
+        return -(-(self.window - 1) // self.block_size) if self.window else 0
+
+    @property
+    def kept(self) -> int:
+        """Leading blocks that never leave because sinks are in them."""
+        return -(-self.sinks // self.block_size)
+
+    def outside(self, computed: int) -> int:
+        """Count the leading blocks that the next token does not see: ⌊max(0, c − W + 1)/block_size⌋."""
+        return max(0, computed - self.window + 1) // self.block_size if self.window else 0
+
+    def span(self) -> int | None:
+        """Return how many tokens a query attends to at most."""
+        return None if self.window is None else self.window + self.sinks
+
+
+class Tables:
+    """What one sequence holds: a block table a group, null blocks (0) where a window has moved on."""
+
+    __slots__ = ("blocks", "junction", "keys", "known", "named", "outside")
+
+    def __init__(self, blocks: list[list[int]], keys: list[int], junction: int) -> None:
+        """Start from the tables that admission filled."""
+        self.blocks = blocks
+        """Block numbers per group."""
+        self.keys = keys
+        """Content keys of the shared leading blocks, at the pool's grain."""
+        self.known = 0
+        """Tokens for which keys were last computed; only where outputs are shared."""
+        self.junction = junction
+        """Tokens at which another group's longer hit ended (rule H4); 0 for none."""
+        self.named = [0] * len(blocks)
+        """Blocks looked at for a hash, per group."""
+        self.outside = [0] * len(blocks)
+        """Leading blocks given back, per group."""
+
+
+class Hit(NamedTuple):
+    """A prefix found in the pool."""
+
+    tokens: int
+    blocks: list[list[int]]
+    """Table prefixes per group."""
+    free: int
+    """How many of these blocks are in the free queue."""
+    keys: list[int]
+    junction: int
+
+
+class PrefixIndex:
+    """Find and name blocks by content, over groups that may differ in window and block size."""
+
+    def __init__(
+        self, groups: tuple[Group, ...], pool: CachingPool, contents: Contents, retention: int | None
+    ) -> None:
+        """`retention` is vLLM's prefix_cache_retention_interval: 0, a number of tokens, or None for all."""
+        self._groups = groups
+        self._pool = pool
+        self._contents = contents
+        self._retention = retention
+        self._grain = contents.grain
+        self._aligned = lcm(*(group.block_size for group in groups))
+        sets: dict[Group, list[int]] = {}
+        for number, group in enumerate(groups):
+            sets.setdefault(group, []).append(number)
+        self._sets = sorted(sets.items(), key=lambda item: item[0].window is not None)
+
+    def find(self, sequence: Sequence) -> Hit:
+        """Return the longest hit common to all groups (rules C4, C6, W4, H2); changes nothing."""
+        keys = self._contents.keys(sequence)
+        limit = (sequence.tokens - 1) // self._aligned * self._aligned
+        length, longest = limit, 0
+        full_length = limit
+        while True:
+            before = length
+            for group, members in self._sets:
+                if group.window is None:
+                    if before == limit:
+                        full_length = self._full_run(sequence, keys, group, members, length)
+                    length = min(length, full_length)
+                else:
+                    length = self._window_run(sequence, keys, group, members, length)
+                longest = max(longest, length)
+            if length == before or self._one_round():
+                break
+        blocks = [self._prefix(sequence, keys, number, length) for number in range(len(self._groups))]
+        free = sum(self._pool.is_free(block) for table in blocks for block in table if block)
+        return Hit(length, blocks, free, keys, longest if longest > length else 0)
+
+    def name(self, sequence: Sequence, tables: Tables, upto: int) -> None:
+        """Give hashes to the blocks below `upto` tokens that are kept findable (rules C2, W5, H3, H4)."""
+        upto = upto // self._aligned * self._aligned
+        if self._contents.outputs_are_shared and tables.known < sequence.tokens:
+            tables.keys, tables.known = self._contents.keys(sequence), sequence.tokens
+        for number, group in enumerate(self._groups):
+            first, last = tables.named[number], upto // group.block_size
+            if last <= first:
+                continue
+            tables.named[number] = last
+            table = tables.blocks[number]
+            for block in range(first, last):
+                if table[block] and self._is_kept(sequence, tables, group, block):
+                    self._pool.name(table[block], (number, self._key(sequence, tables.keys, group, block)))
+
+    def _one_round(self) -> bool:
+        full = sum(group.window is None for group, _ in self._sets)
+        return len(self._sets) == 1 or (full == 1 and len(self._sets) == 2)
+
+    def _key(self, sequence: Sequence, keys: list[int], group: Group, block: int) -> int:
+        position = (block + 1) * group.block_size // self._grain - 1
+        return keys[position] if position < len(keys) else private_key(sequence.index, position)
+
+    def _findable(
+        self, sequence: Sequence, keys: list[int], group: Group, members: list[int], block: int
+    ) -> bool:
+        key = self._key(sequence, keys, group, block)
+        return all(self._pool.find((number, key)) is not None for number in members)
+
+    def _full_run(
+        self, sequence: Sequence, keys: list[int], group: Group, members: list[int], length: int
+    ) -> int:
+        block, most = 0, length // group.block_size
+        while block < most and self._findable(sequence, keys, group, members, block):
+            block += 1
+        return block * group.block_size // self._aligned * self._aligned
+
+    def _window_run(
+        self, sequence: Sequence, keys: list[int], group: Group, members: list[int], length: int
+    ) -> int:
+        needed = max(1, group.run)
+        run, end = 0, 0
+        for block in range(length // group.block_size - 1, -1, -1):
+            may_end = run > 0 or (block + 1) * group.block_size % self._aligned == 0
+            if may_end and self._findable(sequence, keys, group, members, block):
+                end = end if run else block + 1
+                run += 1
+                if run >= needed:
+                    break
+            else:
+                run = 0
+        return end * group.block_size if run else 0
+
+    def _prefix(self, sequence: Sequence, keys: list[int], number: int, length: int) -> list[int]:
+        group = self._groups[number]
+        outside = group.outside(length)
+        table = [0] * outside
+        for block in range(outside, length // group.block_size):
+            found = self._pool.find((number, self._key(sequence, keys, group, block)))
+            table.append(found or 0)
+        return table
+
+    def _is_kept(self, sequence: Sequence, tables: Tables, group: Group, block: int) -> bool:
+        """Tell whether a window group's block is kept findable (rule W5); full attention keeps all."""
+        if group.window is None:
+            return True
+        size, aligned = group.block_size, self._aligned
+        start, end = block * size, (block + 1) * size
+        reach = group.run * size
+        if self._retention is None:
+            boundary = -(-end // aligned) * aligned
+            return boundary - reach <= start
+        boundaries = [(sequence.prompt_tokens - 1) // aligned * aligned]
+        if tables.junction:
+            boundaries.append(tables.junction)
+        if self._retention:
+            nth = -(-end // self._retention)
+            boundaries += [
+                k * self._retention // aligned * aligned
+                for k in range(nth, nth + 2 + reach // self._retention)
+            ]
+        return any(boundary - reach <= start and end <= boundary for boundary in boundaries)
+
+
+def grain(groups: tuple[Group, ...]) -> int:
+    """Return the tokens per hash: the greatest common divisor of the block sizes (rule H3)."""
+    return gcd(*(group.block_size for group in groups))

@@ -1,0 +1,52 @@
+"""CPU memory that takes the KV of preempted sequences."""
+
+from __future__ import annotations
+
+from kvsim.request import Sequence
+
+
+class SwapSpace:
+    """Sequences swapped out whole, by blocks, over a link of given speed.
+
+    Default link speed 50 GB/s each way: H100 over PCIe 5 x16 as measured for vLLM's offloading connector
+    (vLLM blog, 2026-01-08).
+    """
+
+    def __init__(self, gib: float, link_gb_per_s: float, block_size: int, token_bytes: int) -> None:
+        """Start empty, with room for ⌊gib·2³⁰ / block bytes⌋ blocks."""
+        self._block_bytes = block_size * token_bytes
+        self._block_size = block_size
+        self._room = int(gib * 2**30) // self._block_bytes
+        self._bytes_per_second = link_gb_per_s * 1e9
+        self._held: dict[int, int] = {}
+        self._seconds = 0.0
+        self.moved_bytes = 0
+        """Bytes over the link so far, both ways."""
+
+    def holds(self, sequence: Sequence) -> int:
+        """Return how many leading tokens of the sequence are here."""
+        return self._held.get(sequence.index, 0)
+
+    def put(self, sequence: Sequence) -> None:
+        """Copy the computed tokens out, if there is room for all of them."""
+        tokens = min(sequence.computed, sequence.tokens - 1)
+        blocks = -(-tokens // self._block_size)
+        if blocks and blocks <= self._room:
+            self._room -= blocks
+            self._held[sequence.index] = tokens
+            self._move(blocks)
+
+    def bring_back(self, sequence: Sequence) -> None:
+        """Copy a sequence in again and forget it here."""
+        blocks = -(-self._held.pop(sequence.index) // self._block_size)
+        self._room += blocks
+        self._move(blocks)
+
+    def take_seconds(self) -> float:
+        """Return and forget the seconds of copying since the last call."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+    def _move(self, blocks: int) -> None:
+        self.moved_bytes += blocks * self._block_bytes
+        self._seconds += blocks * self._block_bytes / self._bytes_per_second
