@@ -1,0 +1,60 @@
+"""Tables and plots of what runs measured.
+
+Importing this loads neither matplotlib nor rich; the first plot or table does.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kvsim.reports.batch import plot_batch_size
+    from kvsim.reports.caption import provenance_caption
+    from kvsim.reports.comparison import plot_comparison, save_comparison
+    from kvsim.reports.latency import plot_latency_cdf
+    from kvsim.reports.memory import plot_memory_over_time, plot_memory_split
+    from kvsim.reports.style import save_figure
+    from kvsim.reports.table import comparison_markdown, comparison_table, comparison_text, print_comparison
+
+__all__ = [
+    "comparison_markdown",
+    "comparison_table",
+    "comparison_text",
+    "plot_batch_size",
+    "plot_comparison",
+    "plot_latency_cdf",
+    "plot_memory_over_time",
+    "plot_memory_split",
+    "print_comparison",
+    "provenance_caption",
+    "save_comparison",
+    "save_figure",
+]
+
+_HOMES = {
+    "comparison_markdown": "table",
+    "comparison_table": "table",
+    "comparison_text": "table",
+    "plot_batch_size": "batch",
+    "plot_comparison": "comparison",
+    "plot_latency_cdf": "latency",
+    "plot_memory_over_time": "memory",
+    "plot_memory_split": "memory",
+    "print_comparison": "table",
+    "provenance_caption": "caption",
+    "save_comparison": "comparison",
+    "save_figure": "style",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import the module of a public name when it is first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return list(__all__)

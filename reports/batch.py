@@ -1,0 +1,55 @@
+"""How many requests run, and wait, at each moment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from kvsim.reports.frames import require, runs, time_unit
+from kvsim.reports.style import add_caption, axes_or_new, policy_looks, styled
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def plot_batch_size(
+    frame: DataFrame, ax: Axes | None = None, *, waiting: bool = False, caption: str = ""
+) -> Axes:
+    """Draw running requests over simulated time, a step line a policy.
+
+    With `waiting`, the queue too, as thin dashed lines.
+    `frame` is a timeline: `start_s`, `end_s`, `running` and `waiting` (means over the segment), several
+    runs told apart by a `policy` column. The legend lists the largest time-weighted mean first.
+    """
+    require(frame, ["start_s", "end_s", "running", *(["waiting"] if waiting else [])], "batch size")
+    with styled():
+        axes = axes_or_new(ax)
+        parts = sorted(runs(frame), key=lambda run: -_mean(run[1]))
+        looks = policy_looks(name for name, _ in runs(frame))
+        seconds, unit = time_unit(float(frame["end_s"].max()))
+        for name, part in parts:
+            edges = part[["start_s", "end_s"]].to_numpy(dtype=float).ravel() / seconds
+            running = np.repeat(part["running"].to_numpy(dtype=float), 2)
+            axes.plot(edges, running, color=looks[name].colour, ls=looks[name].dash, label=name or "running")
+            if waiting:
+                queue = np.repeat(part["waiting"].to_numpy(dtype=float), 2)
+                label = f"{name} waiting".strip()
+                axes.plot(edges, queue, color=looks[name].colour, ls=(0, (3, 2)), lw=0.8, label=label)
+        axes.set(xlabel=f"Simulated time ({unit})", ylabel="Running requests")
+        if waiting:
+            axes.set_ylabel("Requests")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        if len(parts) > 1 or waiting:
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.3)
+        add_caption(axes, caption)
+    return axes
+
+
+def _mean(part: DataFrame) -> float:
+    """Return ∫ running dt / ∫ dt."""
+    length = (part["end_s"] - part["start_s"]).to_numpy(dtype=float)
+    total = float(length.sum())
+    return float(part["running"].to_numpy(dtype=float) @ length) / total if total else 0.0

@@ -1,0 +1,111 @@
+"""Where the pool's memory goes: shares by policy, and over time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
+
+from kvsim.errors import InputError
+from kvsim.reports.frames import CATEGORIES, WASTE, fold_name, require, runs, time_unit
+from kvsim.reports.style import MEMORY_FILLS, add_caption, axes_or_new, ink_on, styled
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+_LABEL_FROM = 4.5
+"""Narrowest segment that carries its value, in % of the pool."""
+
+_ABOVE_LEGEND = 24.0
+"""Padding that lifts a title over the legend, in points."""
+
+
+def plot_memory_split(frame: DataFrame, ax: Axes | None = None, *, caption: str = "") -> Axes:
+    """Draw the pool's time-weighted split, one stacked bar a policy.
+
+    `frame` is the comparison frame: a row a policy, `live` … `free` as shares (0 to 1) that sum to 1.
+    Values stand on the segments in % where they fit; the waste (reserved + internal + external) stands
+    at the end of each bar.
+    """
+    require(frame, ["policy", *CATEGORIES], "memory split")
+    with styled():
+        axes = axes_or_new(ax, width=7.2, height=1.3 + 0.42 * len(frame))
+        rows = range(len(frame))
+        left = np.zeros(len(frame))
+        shares = frame[list(CATEGORIES)].fillna(0.0)
+        for category in CATEGORIES:
+            percent = 100.0 * shares[category].to_numpy(dtype=float)
+            fill = MEMORY_FILLS[category]
+            bars = axes.barh(rows, percent, 0.66, left, color=fill.colour, hatch=fill.hatch, label=category)
+            _finish_bars(axes, bars, fill.colour)
+            left += percent
+        for row, held in zip(rows, frame[list(WASTE)].sum(axis=1, skipna=False), strict=True):
+            end = "never ran" if np.isnan(held) else f"waste {100.0 * held:.1f} %"
+            axes.text(101.5, row, end, va="center", fontsize=8.5, color="#222222")
+        axes.set_yticks(rows, [fold_name(name, 22) for name in frame["policy"].astype(str)])
+        axes.set(
+            xlim=(0, 100), ylim=(len(frame) - 0.5, -0.5), xlabel="Share of the KV pool, time-weighted (%)"
+        )
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False, axis="y")
+        _legend_above(axes)
+        add_caption(axes, caption)
+    return axes
+
+
+def plot_memory_over_time(
+    frame: DataFrame, ax: Axes | None = None, *, until: float | None = None, caption: str = ""
+) -> Axes:
+    """Draw what the pool held in each segment of time, stacked, for one run.
+
+    `frame` is a timeline: `start_s`, `end_s`, and `live` … `free` as shares (0 to 1) of the pool. A
+    frame with a `policy` column may name only one policy. `until` is where the time axis ends, in
+    seconds, for panels that share one; the end of the run when left out.
+    """
+    require(frame, ["start_s", "end_s", *CATEGORIES], "memory over time")
+    names = [name for name, _ in runs(frame)]
+    if len(names) > 1:
+        raise InputError(f"memory over time: one policy at a time, the frame has {', '.join(names)}")
+    with styled():
+        axes = axes_or_new(ax)
+        end = float(frame["end_s"].max()) if until is None else until
+        seconds, unit = time_unit(end)
+        edges = frame[["start_s", "end_s"]].to_numpy(dtype=float).ravel() / seconds
+        shares = 100.0 * np.repeat(frame[list(CATEGORIES)].to_numpy(dtype=float), 2, axis=0).T
+        for category, layer in zip(CATEGORIES, axes.stackplot(edges, shares, labels=CATEGORIES), strict=True):
+            fill = MEMORY_FILLS[category]
+            layer.set(facecolor=fill.colour, hatch=fill.hatch, edgecolor="#FFFFFF", linewidth=0)
+        axes.set(xlim=(0, end / seconds), ylim=(0, 100), yticks=range(0, 101, 25))
+        axes.set(xlabel=f"Simulated time ({unit})", ylabel="Share of the KV pool (%)")
+        axes.grid(visible=False)
+        _legend_above(axes)
+        axes.set_title(names[0], pad=_ABOVE_LEGEND)
+        add_caption(axes, caption)
+    return axes
+
+
+def _finish_bars(axes: Axes, bars: BarContainer, colour: str) -> None:
+    """Outline the bars, tone down their hatch, and write the values that fit."""
+    for bar in bars:
+        bar.set(edgecolor="#FFFFFF", linewidth=0.8)
+        width = bar.get_width()
+        if width >= _LABEL_FROM:
+            middle = (bar.get_x() + width / 2, bar.get_y() + bar.get_height() / 2)
+            text = axes.text(*middle, f"{width:.1f}", ha="center", va="center", fontsize=8)
+            text.set(color=ink_on(colour), bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2})
+
+
+def _legend_above(axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(
+        handles,
+        labels,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        borderaxespad=0.3,
+        ncols=len(CATEGORIES),
+        handlelength=1.3,
+        columnspacing=1.1,
+    )
