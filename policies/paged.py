@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from kvsim.errors import InputError
@@ -172,6 +173,14 @@ class BlockPolicy(Policy):
             for group, table in zip(self._groups, tables.blocks, strict=True)
         )
 
+    def footprint(self, tokens: int) -> int:
+        """Count whole blocks; a window's at most, as vLLM's start-up check does (rules L4, W6)."""
+        blocks = (
+            min(-(-tokens // group.block_size), most)
+            for group, most in zip(self._groups, self._most, strict=True)
+        )
+        return sum(blocks) * self._slots
+
     @property
     def blocks_in_use(self) -> int:
         """Blocks that are not in the free queue, the null block aside."""
@@ -189,6 +198,15 @@ class BlockPolicy(Policy):
     def free_queue(self) -> list[int]:
         """Return the free blocks in the order in which they will be taken."""
         return self._blocks.free_queue()
+
+    def hashed(self, running: Iterable[Sequence]) -> list[int]:
+        """Return the blocks with a content hash by number, first naming what these sequences have filled."""
+        pool = self._blocks
+        if self._index is None or isinstance(pool, StackPool):
+            return []
+        for sequence in running:
+            self._index.name(sequence, _tables(sequence), min(sequence.computed, sequence.tokens))
+        return pool.named()
 
     def _needed(self, held: list[list[int]], tokens: int, capped: bool = False) -> int:
         needed = 0

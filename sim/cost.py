@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from kvsim.errors import InputError
+
 
 class Step(NamedTuple):
     """What one engine step computes, in sums that the engine keeps as it goes.
 
-    Context sums have one entry per span of the model (`Pool.spans`): a windowed span sees at most its
-    window. A decode reads its own new token too, so its context is its length after the step.
+    Context sums have one entry per span that the policy attends to (`Policy.attention`): a windowed span sees
+    at most its window. A decode reads its own new token too, so its context is its length after the step.
     """
 
     tokens: int
@@ -35,7 +37,38 @@ class CostModel(Protocol):
 
     @property
     def label(self) -> str:
-        """One line on where the figures come from, ending in measured, calibrated or assumed."""
+        """Where the figures come from, ending in measured, calibrated or assumed."""
 
     def seconds(self, step: Step) -> float:
         """Return how long the step takes."""
+
+
+class LinearCost:
+    """A + B · scheduled tokens + C · Σ context, in seconds."""
+
+    def __init__(self, a: float, b: float, c: float) -> None:
+        """Take seconds a step, a token, and a token of context."""
+        for name, value in (("A", a), ("B", b), ("C", c)):
+            if not 0 <= value < float("inf"):
+                raise InputError(f"linear:A,B,C: {name} must be seconds ≥ 0, got {value}")
+        if a + b == 0:
+            raise InputError("linear:A,B,C: A and B must not both be 0, or time would stand still")
+        self.a, self.b, self.c = a, b, c
+
+    @property
+    def label(self) -> str:
+        """Name the three constants."""
+        return f"linear:{self.a:g},{self.b:g},{self.c:g} (assumed)"
+
+    def seconds(self, step: Step) -> float:
+        """Evaluate the line."""
+        return self.a + self.b * step.tokens + self.c * step.context
+
+
+def parse_linear(text: str) -> LinearCost:
+    """Read `linear:A,B,C`."""
+    try:
+        a, b, c = (float(part) for part in text.removeprefix("linear:").split(","))
+    except ValueError:
+        raise InputError(f"--cost linear:A,B,C needs three numbers of seconds, got {text!r}") from None
+    return LinearCost(a, b, c)

@@ -15,6 +15,7 @@ from kvsim.policy import Policy
 from kvsim.replica import Replica
 from kvsim.request import Workload
 from kvsim.scheduler import Limits
+from kvsim.standstill import Standstill
 
 Process = Generator[simpy.Event, Any, None]
 
@@ -62,9 +63,22 @@ class Outcomes:
 class Simulation:
     """One run of one workload through one replica."""
 
-    def __init__(self, workload: Workload, policy: Policy, limits: Limits, cost: CostModel) -> None:
-        """Take a policy that was `reset` for this workload."""
+    def __init__(
+        self,
+        workload: Workload,
+        policy: Policy,
+        limits: Limits,
+        cost: CostModel,
+        *,
+        reject_never_fits: bool = True,
+    ) -> None:
+        """Take a policy that was `reset` for this workload.
+
+        Without `reject_never_fits` a request that the whole pool could not hold is queued, as vLLM without its
+        start-up check would (rule L5): it stays unfinished, and `endless` says so where steps go on for ever.
+        """
         self.workload = workload
+        self.reject_never_fits = reject_never_fits
         self.limits = limits
         self.outcomes = Outcomes(len(workload))
         self._arrival = workload.arrival
@@ -79,6 +93,9 @@ class Simulation:
         self._inbox: list[Job] = []
         self._unanswered: list[int] = []
         self._wake: simpy.Event | None = None
+        self._standstill = Standstill(self.replica)
+        self.endless: str | None = None
+        """Why the run was cut short: the same preemptions over and over, and no token between them."""
 
     def run(self) -> None:
         """Run until nothing can happen any more."""
@@ -113,10 +130,12 @@ class Simulation:
         longest = self.limits.max_model_len
         reason: str | None
         final = min(prompt + output, longest) - 1
-        if prompt >= longest:
+        if not prompt:
+            reason = "a prompt of 0 tokens has nothing to compute"
+        elif prompt >= longest:
             reason = f"prompt of {prompt} tokens does not fit max_model_len {longest} with an output"
         else:
-            reason = self.replica.policy.refuses(final)
+            reason = self.replica.policy.refuses(final) if self.reject_never_fits else None
         if reason is not None:
             self.outcomes.status[row] = REJECTED
             self.outcomes.reasons[row] = reason
@@ -143,6 +162,8 @@ class Simulation:
                 continue
             self._take_arrivals()
             if not self._run_ahead():
+                if self.endless:
+                    return
                 self._wake = self.env.event()
                 yield self._wake
                 self.clock = max(self.clock, self.env.now)
@@ -152,6 +173,10 @@ class Simulation:
         env, replica = self.env, self.replica
         while True:
             planned = replica.begin(self.clock)
+            if planned is not None and planned.preempted:
+                self.endless = self._standstill.after(planned)
+                if self.endless:
+                    return False
             if planned is None and not replica.under_way:
                 return False
             if planned is None or replica.is_full:

@@ -155,6 +155,10 @@ class Policy(ABC):
         del sequence
         return self.slots_per_token * min(lease.until, final)
 
+    def footprint(self, tokens: int) -> int:
+        """Count the slots that one sequence of `tokens` takes; what bounds the batch at that length."""
+        return self.slots_per_token * tokens
+
     def transfers(self) -> float:
         """Return and forget the seconds of copying that this step's admissions and preemptions cost."""
         return 0.0

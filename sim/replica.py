@@ -62,6 +62,8 @@ class Replica:
         """Seconds between a request's consecutive tokens, and how many such gaps."""
         self.watch: Callable[[StepRecord], None] | None = None
         """Called with every step, when somebody keeps a step log."""
+        self.watch_end: Callable[[Planned], None] | None = None
+        """Called with every step once it has ended and its memory is freed."""
         self.first_admission_tokens = 0
         """Tokens of prompts looked up when first admitted."""
         self.readmission_tokens = 0
@@ -106,7 +108,7 @@ class Replica:
         if batch.running:
             self._schedule_running(plan)
             batch.settle()
-        if not plan.preempted and (was_empty or self.limits.batching == "continuous"):
+        if not plan.preempted and (was_empty or self.limits.scheduler == "vllm"):
             self._admit(plan, now)
         if not plan.chunks and batch.decodes == len(plan.stalled) and not plan.preempted:
             return None
@@ -442,7 +444,9 @@ class Replica:
         blocks = self.policy.blocks_in_use
         slots = self.ledger.slots(live, length)
         planned = Planned(0.0, 0.0, 0.0, Step(0, 0, 0, ()), [], [], [])
-        return StepRecord(planned, scheduled, plan.admitted, len(batch.running), len(self.waiting), blocks, slots)
+        return StepRecord(
+            planned, scheduled, plan.admitted, len(batch.running), len(self.waiting), blocks, slots
+        )
 
     # -- a step ends --------------------------------------------------------------------------------------
 
@@ -458,6 +462,8 @@ class Replica:
             self._blocked = None
             self._dirty = True
             self._hold(planned.end)
+        if self.watch_end is not None:
+            self.watch_end(planned)
         return planned
 
     def _finish(self, job: Job) -> None:

@@ -12,7 +12,7 @@ from kvsim.batch import Job
 from kvsim.errors import InputError
 
 SCHEDULING_POLICIES = ("fcfs", "priority", "sjf")
-BATCHING = ("continuous", "static")
+SCHEDULERS = ("vllm", "static")
 VLLM_VERSIONS = ("0.32", "0.33")
 
 
@@ -27,7 +27,8 @@ class Limits:
     long_prefill_token_threshold: int = 0
     long_prefill_token_threshold_adaptive: bool = False
     scheduling_policy: str = "fcfs"
-    batching: str = "continuous"
+    scheduler: str = "vllm"
+    """vllm admits whenever there is room; static only when nothing runs, so a batch ends as one."""
     async_scheduling: bool = False
     vllm_version: str = "0.32"
 
@@ -51,7 +52,7 @@ class Limits:
                 f"({self.max_model_len}), got {self.max_num_batched_tokens}"
             )
         _one_of("scheduling_policy", self.scheduling_policy, SCHEDULING_POLICIES)
-        _one_of("batching", self.batching, BATCHING)
+        _one_of("scheduler", self.scheduler, SCHEDULERS)
         _one_of("vllm_version", self.vllm_version, VLLM_VERSIONS)
 
     def chunk_cap(self, requests: int) -> int:

@@ -1,0 +1,130 @@
+"""Contiguous allocation: each sequence gets one piece of memory at admission, as long as it may become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from kvsim.errors import InputError
+from kvsim.policies.address_space import AddressSpace, BuddySpace, HoleSpace, Piece
+from kvsim.policy import Lease, Match, Policy, Pool, Usage, reduced
+from kvsim.registry import register
+from kvsim.request import Sequence
+
+_ENDINGS = {"max": "", "oracle": "-oracle", "pow2": "-pow2-oracle"}
+
+_SPACES: dict[str, Callable[[int], AddressSpace]] = {
+    "first-fit": HoleSpace,
+    "best-fit": lambda capacity: HoleSpace(capacity, best_fit=True),
+    "buddy": BuddySpace,
+}
+
+
+@register
+class ContiguousPolicy(Policy):
+    """Reserve one contiguous piece per sequence, for as long as it may become.
+
+    These are the Orca variants of the vLLM paper (arXiv 2309.06180, §6.1). `reservation` is `max`
+    (max_model_len tokens), `oracle` (the true final length) or `pow2` (the next power of two of that, at
+    most max_model_len); the latter two read the true length and say so in `name`. `placement` is
+    `first-fit`, `best-fit` or `buddy`, which rounds every piece up to a power of two. `block_size`, in
+    tokens, only turns num_gpu_blocks_override into token slots: (override − 1) · block_size.
+
+    A token takes one address; in `usage` it counts Σ weight slots over the attention spans, because the
+    piece holds all layers' KV of every token, whatever a layer's window no longer reads.
+    """
+
+    name = "contiguous"
+
+    def __init__(
+        self, *, reservation: str = "max", placement: str = "first-fit", block_size: int = 16
+    ) -> None:
+        """Refuse unknown words at once."""
+        _choose("reservation", reservation, _ENDINGS)
+        _choose("placement", placement, _SPACES)
+        if not isinstance(block_size, int) or block_size < 1:
+            raise InputError(f"block_size must be at least 1 token, got {block_size!r}")
+        self.reservation = reservation
+        self.placement = placement
+        self.block_size = block_size
+        # The engine shows the true length only to a policy whose own name admits it.
+        vars(self)["name"] = type(self).name + _ENDINGS[reservation]
+
+    def reset(self, pool: Pool) -> None:
+        """Start with an empty address space of the pool's tokens."""
+        self._true_tokens = None if self.reservation == "max" else pool.true_tokens
+        if self.reservation != "max" and self._true_tokens is None:
+            raise InputError(f"reservation {self.reservation!r} needs the true length of every sequence")
+        tokens = self._tokens(pool)
+        if tokens < 1:
+            raise InputError(f"the pool must hold at least 1 token, got {tokens}")
+        self.spans, self.attention = reduced(pool.spans), pool.spans
+        self.capacity = tokens * self.slots_per_token
+        self._pool = pool
+        self._space = _SPACES[self.placement](tokens)
+        self._pieces: dict[int, Piece] = {}
+
+    def refuses(self, tokens: int) -> str | None:
+        """Say why no piece of this pool can hold a sequence that ends with `tokens` tokens."""
+        if tokens > self._pool.max_model_len:
+            return f"{tokens} tokens are more than max_model_len {self._pool.max_model_len}"
+        size = self._space.rounded(self._reserved(tokens))
+        if size > self._space.largest:
+            return (
+                f"{tokens} tokens reserve a contiguous piece of {size} token slots; "
+                f"the largest this pool can give has {self._space.largest}"
+            )
+        return None
+
+    def admit(self, sequence: Sequence, match: Match, tokens: int) -> Lease | None:
+        """Place the whole reservation, or nothing."""
+        del match, tokens
+        piece = self._space.take(self._reservation(sequence))
+        if piece is None:
+            return None
+        self._pieces[sequence.index] = piece
+        return Lease(piece.size)
+
+    def grow(self, sequence: Sequence, tokens: int) -> Lease | None:
+        """Confirm the reservation; a piece never grows beyond it."""
+        size = self._pieces[sequence.index].size
+        return Lease(size) if tokens <= size else None
+
+    def release(self, sequence: Sequence, finished: bool) -> None:
+        """Give the piece back."""
+        del finished
+        self._space.give(self._pieces.pop(sequence.index))
+
+    def usage(self, waiting: Sequence | None) -> Usage:
+        """Count the slots in pieces, and the free ones in holes too small for `waiting`'s reservation."""
+        held = self.capacity - self._space.free * self.slots_per_token
+        small = 0 if waiting is None else self._space.too_small(self._reservation(waiting))
+        return Usage(held, external=small * self.slots_per_token)
+
+    def occupied(self) -> list[tuple[int, int, int]]:
+        """Return (address, size, sequence index) of every piece by address, in token slots."""
+        return sorted((piece.address, piece.size, index) for index, piece in self._pieces.items())
+
+    def holes(self) -> list[Piece]:
+        """Return the free pieces by address, in token slots."""
+        return self._space.holes()
+
+    def _tokens(self, pool: Pool) -> int:
+        if pool.num_gpu_blocks_override is None:
+            return pool.kv_bytes // pool.token_bytes
+        return (pool.num_gpu_blocks_override - 1) * self.block_size
+
+    def _reservation(self, sequence: Sequence) -> int:
+        final = sequence.tokens if self._true_tokens is None else self._true_tokens(sequence)
+        return self._reserved(final)
+
+    def _reserved(self, final: int) -> int:
+        if self.reservation == "max":
+            return self._pool.max_model_len
+        if self.reservation == "oracle":
+            return final
+        return min(1 << (final - 1).bit_length(), self._pool.max_model_len)
+
+
+def _choose(parameter: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in allowed:
+        raise InputError(f"{parameter} must be one of {', '.join(allowed)}, got {value!r}")

@@ -1,0 +1,130 @@
+"""Several policies on the same work: one tidy frame each for summaries, requests and timelines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kvsim.config import RunConfig
+from kvsim.result import Result, new_folder
+from kvsim.run import policies_named, simulate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from kvsim.request import Workload
+
+DEFAULT_POLICIES = ("contiguous", "paged", "prefix", "sliding-window")
+SMALL_TRACE = 2000
+"""Requests up to which starting worker processes costs more than it saves."""
+
+
+class Comparison:
+    """Results of several policies by name, in the order in which they were asked for."""
+
+    def __init__(self, results: dict[str, Result]) -> None:
+        """Take finished results."""
+        self.results = results
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """One row a policy; columns are the summary's keys."""
+        import pandas as pd
+
+        return pd.DataFrame([{"policy": name} | result.summary for name, result in self.results.items()])
+
+    @cached_property
+    def requests(self) -> pd.DataFrame:
+        """Every policy's requests, told apart by `policy`."""
+        return self._stacked("requests")
+
+    @cached_property
+    def timeline(self) -> pd.DataFrame:
+        """Every policy's timeline, told apart by `policy`."""
+        return self._stacked("timeline")
+
+    def save(self, folder: Path | str, finish: Callable[[Path], object] | None = None) -> Path:
+        """Write compare.csv and a run folder a policy, all or nothing; `finish` may add files."""
+        target = new_folder(Path(folder))
+        working = target.with_name(f".{target.name}.part")
+        working.mkdir()
+        for name, result in self.results.items():
+            result.save(working / _folder_name(name))
+        self.summary.to_csv(working / "compare.csv", index=False)
+        if finish is not None:
+            finish(working)
+        if target.exists():
+            target.rmdir()
+        working.rename(target)
+        return target
+
+    def _stacked(self, name: str) -> pd.DataFrame:
+        import pandas as pd
+
+        frames = [getattr(result, name).assign(policy=policy) for policy, result in self.results.items()]
+        return pd.concat(frames, ignore_index=True)
+
+    def __repr__(self) -> str:
+        """Name the policies."""
+        return f"<Comparison of {', '.join(self.results)}>"
+
+
+def compare(
+    workload: Workload,
+    policies: Sequence[str] = DEFAULT_POLICIES,
+    config: RunConfig | None = None,
+    *,
+    jobs: int | None = None,
+    progress: Callable[[str, Result], None] | None = None,
+    measure_capacity: bool = True,
+    **changes: Any,  # Any: RunConfig fields by name
+) -> Comparison:
+    """Run every policy on the same trace, settings and bytes of KV memory.
+
+    `jobs` worker processes run them side by side (as many as there are CPUs; one for traces of up to 2,000
+    requests); the results do not depend on it. `progress` is called as each policy is done. See `simulate`
+    for the rest.
+    """
+    names = policies_named(policies)
+    settings = _same_bytes((config or RunConfig()).changed(**changes))
+    workers = min(jobs or (1 if len(workload) <= SMALL_TRACE else os.cpu_count() or 1), len(names))
+    found: dict[str, Result] = {}
+    for name, result in _outcomes(workload, names, settings, workers, measure_capacity):
+        found[name] = result
+        if progress is not None:
+            progress(name, result)
+    return Comparison({name: found[name] for name in names})
+
+
+def _outcomes(workload: Workload, names: list[str], config: RunConfig, workers: int, measure: bool) -> Any:
+    if workers == 1:
+        return (_outcome(workload, name, config, measure) for name in names)
+    import joblib
+
+    parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")
+    return parallel(joblib.delayed(_outcome)(workload, name, config, measure) for name in names)
+
+
+def _outcome(workload: Workload, name: str, config: RunConfig, measure: bool) -> tuple[str, Result]:
+    return name, simulate(workload, name, config, measure_capacity=measure)
+
+
+def _same_bytes(config: RunConfig) -> RunConfig:
+    """Turn a number of blocks into bytes for a hybrid model, whose blocks differ in size by policy."""
+    from kvsim.zoo import find_model
+
+    if config.num_gpu_blocks_override is None:
+        return config
+    model = find_model(config.model)
+    if len(model.spans) == 1:
+        return config
+    token_bytes = model.kv_bytes_per_token(config.kv_cache_dtype, config.tensor_parallel_size)
+    size = config.num_gpu_blocks_override * config.block_size * token_bytes
+    return config.changed(num_gpu_blocks_override=None, kv_cache_memory_bytes=size)
+
+
+def _folder_name(policy: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_=.," else "_" for letter in policy)

@@ -1,0 +1,173 @@
+"""What a run measured: summary, a row a request, a row a stretch of time; saved with its provenance."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import kvsim
+from kvsim.engine import COMPLETED, REJECTED, Simulation
+from kvsim.errors import InputError
+from kvsim.ledger import CATEGORIES
+from kvsim.request import FloatColumn
+from kvsim.summary import Columns, summarise
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STATUS = {0: "unfinished", COMPLETED: "completed", REJECTED: "rejected"}
+FORMAT_VERSION = 1
+
+
+class Result:
+    """Summary, requests and timeline of one run.
+
+    `summary` is a dict of numbers whose keys are those of `vllm bench serve` where it has them;
+    `requests` and `timeline` are DataFrames (columns in `reports/README.md`).
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],  # Any: JSON
+        summary: dict[str, Any],
+        requests: dict[str, Any],
+        timeline: dict[str, Any],
+    ) -> None:
+        """Hold columns; DataFrames are made when first asked for."""
+        self.config = config
+        self.summary = summary
+        self.environment = environment()
+        self._requests = requests
+        self._timeline = timeline
+
+    @classmethod
+    def of(cls, simulation: Simulation, config: dict[str, Any], goodput: str | None = None) -> Result:
+        """Read the outcome of a simulation that has run."""
+        columns = Columns.of(simulation)
+        return cls(
+            config, summarise(simulation, columns, goodput), request_columns(columns), timeline(simulation)
+        )
+
+    @cached_property
+    def requests(self) -> pd.DataFrame:
+        """One row a request, in trace order."""
+        import pandas as pd
+
+        return pd.DataFrame(self._requests)
+
+    @cached_property
+    def timeline(self) -> pd.DataFrame:
+        """One row a stretch of steps; memory as mean shares of the pool."""
+        import pandas as pd
+
+        return pd.DataFrame(self._timeline)
+
+    def save(self, folder: Path | str) -> Path:
+        """Write run.json, requests.parquet and timeline.parquet into a new or empty folder, all or nothing."""
+        target = new_folder(Path(folder))
+        working = target.with_name(f".{target.name}.part")
+        working.mkdir()
+        record = {
+            "format": "kvsim-run",
+            "version": FORMAT_VERSION,
+            "config": self.config,
+            "summary": self.summary,
+            "environment": self.environment,
+        }
+        (working / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
+        self.requests.to_parquet(working / "requests.parquet", index=False)
+        self.timeline.to_parquet(working / "timeline.parquet", index=False)
+        if target.exists():
+            target.rmdir()
+        working.rename(target)
+        return target
+
+    def __repr__(self) -> str:
+        """Name the policy and the trace."""
+        done, trace = self.summary["completed"], self.config.get("trace", {})
+        return f"<Result {self.config.get('policy')} on {trace.get('name', '')!r}: {done} completed>"
+
+
+def load_result(folder: Path | str) -> Result:
+    """Read a folder that `Result.save` wrote."""
+    import pandas as pd
+
+    path = Path(folder) / "run.json"
+    try:
+        record = json.loads(path.read_text())
+        frames = [pd.read_parquet(path.with_name(f"{name}.parquet")) for name in ("requests", "timeline")]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: not a run folder: {error}") from error
+    if record.get("format") != "kvsim-run" or record.get("version") != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: format must be kvsim-run version {FORMAT_VERSION}, got {record.get('version')!r}"
+        )
+    result = Result(record["config"], record["summary"], dict(frames[0].items()), dict(frames[1].items()))
+    result.environment = record["environment"]
+    return result
+
+
+def new_folder(folder: Path) -> Path:
+    """Check that results can go there: it must not exist, or be empty, and its parent be writable."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output {str(folder)!r} exists and is not a folder")
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"output folder {str(folder)!r} exists and is not empty; name a new one")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        probe = folder.parent / f".{folder.name}.writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"output folder {str(folder)!r} cannot be written: {error.strerror}") from error
+    return folder
+
+
+def request_columns(columns: Columns) -> dict[str, Any]:
+    """Return the columns of requests.parquet."""
+    return {
+        "arrival_s": columns.arrival,
+        "first_scheduled_s": columns.first_scheduled,
+        "first_token_s": columns.first_token,
+        "finish_s": columns.finish,
+        "prompt_tokens": columns.prompt,
+        "output_tokens": columns.output,
+        "cached_tokens": columns.cached,
+        "readmission_cached_tokens": columns.readmission_hits,
+        "recomputed_tokens": columns.recomputed,
+        "preemptions": columns.preemptions,
+        "ttft_ms": columns.ttft_ms,
+        "tpot_ms": columns.tpot_ms,
+        "e2el_ms": columns.e2el_ms,
+        "status": [STATUS[code] for code in columns.status.tolist()],
+        "reason": [columns.reasons.get(row, "") for row in range(len(columns.arrival))],
+    }
+
+
+def timeline(simulation: Simulation) -> dict[str, FloatColumn]:
+    """Return the columns of timeline.parquet: integrals of each row divided by its length."""
+    ledger = simulation.replica.ledger
+    raw = {name: np.asarray(column) for name, column in ledger.timeline.columns.items()}
+    seconds = raw["end_s"] - raw["start_s"]
+    shares = {name: raw[name] / (seconds * ledger.capacity) for name in CATEGORIES}
+    held = shares["live"] + shares["reserved"] + shares["internal"]
+    counts = {name: raw[name] / seconds for name in ("running", "waiting")}
+    plain = {name: raw[name] for name in ("start_s", "end_s", "steps", "tokens")}
+    return plain | counts | shares | {"kv_cache_usage": held}
+
+
+def environment() -> dict[str, str]:
+    """Return what the run's numbers may depend on besides its inputs."""
+    return {
+        "kvsim": kvsim.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpus": str(os.cpu_count()),
+    }

@@ -1,0 +1,170 @@
+"""Run one policy, or several, on one trace: the Python entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from kvsim.config import RunConfig
+from kvsim.cost import CostModel, parse_linear
+from kvsim.engine import Simulation
+from kvsim.errors import InputError
+from kvsim.policy import Policy, Pool
+from kvsim.registry import make_policy
+from kvsim.replica import StepRecord
+from kvsim.request import Sequence as Running
+from kvsim.request import Workload
+from kvsim.result import Result
+from kvsim.saturation import batch_capacity
+from kvsim.scheduler import Limits
+
+
+def simulate(
+    workload: Workload,
+    policy: str | Policy = "paged",
+    config: RunConfig | None = None,
+    *,
+    watch: Callable[[StepRecord], None] | None = None,
+    measure_capacity: bool = True,
+    **changes: Any,  # Any: RunConfig fields by name
+) -> Result:
+    """Replay a trace through one policy and return what happened.
+
+    `policy` is a name with parameters (`"paged:block_size=32"`), `"module:Class"`, `"file.py:Class"`, or an
+    object; `changes` are fields of `RunConfig`. `watch` is called with every step. Batch capacity is measured
+    in a second, saturated replay unless `measure_capacity` is false. Raises InputError for settings that cannot
+    work; a request that cannot is rejected, with its reason in the result.
+    """
+    config = (config or RunConfig()).changed(**changes)
+    chosen = prepare_policy(policy, config)
+    pool, limits = prepare_pool(workload, chosen, config), prepare_limits(config)
+    chosen.reset(pool)
+    cost = prepare_cost(config, chosen)
+    simulation = Simulation(workload, chosen, limits, cost)
+    simulation.replica.watch = watch
+    simulation.run()
+    result = Result.of(simulation, _describe(workload, chosen, pool, cost, config), config.goodput)
+    if measure_capacity:
+        result.summary["batch_capacity"] = batch_capacity(workload, chosen.clone(), pool, limits)
+    return result
+
+
+def prepare_policy(policy: str | Policy, config: RunConfig) -> Policy:
+    """Build the policy with the configuration's settings as defaults."""
+    if isinstance(policy, Policy):
+        return policy.clone()
+    made = make_policy(policy, config.policy_defaults())
+    takes = "enable_prefix_caching" in made.parameters()
+    if config.enable_prefix_caching is not None and not takes:
+        shares = made.name == "prefix"
+        if config.enable_prefix_caching != shares:
+            flag = "--enable-prefix-caching" if config.enable_prefix_caching else "--no-enable-prefix-caching"
+            other = "prefix" if config.enable_prefix_caching else "paged"
+            raise InputError(f"{flag} contradicts policy {made.name!r}; use --policy {other}")
+    return made
+
+
+def prepare_pool(workload: Workload, policy: Policy, config: RunConfig) -> Pool:
+    """Size the KV memory for the model on the GPU, and say what the policy may know."""
+    from kvsim.gpu import find_gpu
+    from kvsim.memory import MemoryBudget, pool_bytes
+    from kvsim.zoo import find_model
+
+    model, gpu = find_model(config.model), find_gpu(config.gpu)
+    budget = MemoryBudget(
+        gpu_memory_utilization=config.gpu_memory_utilization,
+        kv_cache_memory_bytes=config.kv_cache_memory_bytes,
+        num_gpu_blocks_override=config.num_gpu_blocks_override,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+    )
+    size = config.tensor_parallel_size
+    longest = model_len(config)
+    final = workload.prompt_tokens + workload.output_tokens - 1
+
+    def true_tokens(sequence: Running) -> int:
+        return min(int(final[sequence.index]), longest - 1)
+
+    return Pool(
+        kv_bytes=pool_bytes(
+            model, gpu, size, budget, block_size=config.block_size, kv_cache_dtype=config.kv_cache_dtype
+        ),
+        token_bytes=model.kv_bytes_per_token(config.kv_cache_dtype, size),
+        max_model_len=longest,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        spans=model.spans,
+        num_gpu_blocks_override=config.num_gpu_blocks_override,
+        async_scheduling=config.async_scheduling,
+        workload=workload,
+        true_tokens=true_tokens if "oracle" in policy.name else None,
+    )
+
+
+def model_len(config: RunConfig) -> int:
+    """Return the longest sequence: as asked for, or the model's own limit."""
+    from kvsim.zoo import find_model
+
+    return config.max_model_len or find_model(config.model).max_position_embeddings
+
+
+def prepare_limits(config: RunConfig) -> Limits:
+    """Return the scheduler's limits; InputError where they contradict each other."""
+    return Limits(
+        max_model_len=model_len(config),
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        enable_chunked_prefill=config.enable_chunked_prefill,
+        long_prefill_token_threshold=config.long_prefill_token_threshold,
+        long_prefill_token_threshold_adaptive=config.long_prefill_token_threshold_adaptive,
+        scheduling_policy=config.scheduling_policy,
+        scheduler=config.scheduler,
+        async_scheduling=config.async_scheduling,
+        vllm_version=config.vllm_version,
+    )
+
+
+def prepare_cost(config: RunConfig, policy: Policy) -> CostModel:
+    """Return the step cost that `config.cost` names, for the spans the policy attends to."""
+    kind, _, name = config.cost.partition(":")
+    if kind == "linear":
+        return parse_linear(config.cost)
+    if kind != "roofline":
+        raise InputError(f"cost must be roofline, roofline:GPU or linear:A,B,C, got {config.cost!r}")
+    from kvsim.gpu import find_gpu
+    from kvsim.roofline import RooflineCost
+    from kvsim.zoo import find_model
+
+    return RooflineCost(
+        find_model(config.model),
+        find_gpu(name or config.gpu),
+        policy.attention,
+        kv_cache_dtype=config.kv_cache_dtype,
+        tensor_parallel_size=config.tensor_parallel_size,
+    )
+
+
+def _describe(
+    workload: Workload, policy: Policy, pool: Pool, cost: CostModel, config: RunConfig
+) -> dict[str, object]:
+    name = getattr(workload, "name", "")
+    digest = getattr(workload, "sha256", None)
+    return {
+        "policy": policy.name,
+        "policy_parameters": policy.parameters(),
+        "trace": {"name": name, "requests": len(workload), "sha256": digest() if callable(digest) else None},
+        "pool": {"kv_bytes": pool.kv_bytes, "token_bytes": pool.token_bytes, "slots": policy.capacity},
+        "cost": cost.label,
+        "settings": asdict(config),
+    }
+
+
+def policies_named(texts: Sequence[str]) -> list[str]:
+    """Check that policies differ, so that a table's columns can be told apart."""
+    seen: set[str] = set()
+    for text in texts:
+        if text in seen:
+            raise InputError(f"policy {text!r} is named twice")
+        seen.add(text)
+    if not seen:
+        raise InputError("no policy is named")
+    return list(texts)

@@ -1,0 +1,55 @@
+"""How many requests of a trace a policy can hold at once, when there are always more waiting."""
+
+from __future__ import annotations
+
+from kvsim.batch import Job
+from kvsim.cost import Step
+from kvsim.policy import Policy, Pool
+from kvsim.replica import Replica
+from kvsim.request import Workload
+from kvsim.scheduler import Limits
+
+MOST_ROWS = 5000
+"""Requests looked at; beyond this many the answer hardly moves and the time does."""
+
+
+class _UnitCost:
+    """Every step takes a second: only the order of things matters here."""
+
+    label = "one second a step (assumed)"
+
+    def seconds(self, step: Step) -> float:
+        """Return 1."""
+        del step
+        return 1.0
+
+
+def batch_capacity(workload: Workload, policy: Policy, pool: Pool, limits: Limits) -> int:
+    """Return the most requests that run at once while more wait, with no limit but memory.
+
+    All requests (the first 5000 of a long trace) are there from the start, closed-loop ones too, in trace
+    order; it ends when the queue is empty. A trace that fits whole gives its own length.
+    """
+    policy.reset(pool)
+    rows = min(len(workload), MOST_ROWS)
+    open_limits = Limits(
+        max_model_len=limits.max_model_len,
+        max_num_seqs=max(rows, 1),
+        max_num_batched_tokens=max(limits.max_num_batched_tokens, limits.max_model_len, rows),
+    )
+    replica = Replica(policy, open_limits, _UnitCost(), 0.0)
+    jobs = []
+    for row in range(rows):
+        prompt, output = int(workload.prompt_tokens[row]), int(workload.output_tokens[row])
+        final = min(prompt + output, limits.max_model_len) - 1
+        if prompt < limits.max_model_len and policy.refuses(final) is None:
+            jobs.append(Job(row, 0.0, prompt, 0, final))
+    replica.offer(jobs, 0.0)
+    most, clock = 0, 0.0
+    while len(replica.waiting):
+        planned = replica.begin(clock)
+        if planned is None:
+            break
+        most = max(most, len(replica.batch.running))
+        clock = replica.end().end
+    return most

@@ -1,0 +1,204 @@
+"""Numbers that sum up a run; keys are those of `vllm bench serve` where it has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvsim.engine import COMPLETED, REJECTED
+from kvsim.errors import InputError
+from kvsim.ledger import CATEGORIES, Ledger
+from kvsim.request import FloatColumn, IntColumn
+
+if TYPE_CHECKING:
+    from kvsim.engine import Simulation
+
+Summary = dict[str, float | int | None]
+PERCENTILES = (50, 90, 95, 99)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Requests in trace order; NaN where something did not happen."""
+
+    arrival: FloatColumn
+    first_scheduled: FloatColumn
+    first_token: FloatColumn
+    finish: FloatColumn
+    prompt: IntColumn
+    output: IntColumn
+    """Tokens generated at the end: the trace's, or fewer where max_model_len cuts."""
+    cached: IntColumn
+    readmission_hits: IntColumn
+    recomputed: IntColumn
+    preemptions: IntColumn
+    status: NDArray[np.int8]
+    reasons: dict[int, str]
+
+    @classmethod
+    def of(cls, simulation: Simulation) -> Columns:
+        """Read what a simulation wrote down."""
+        outcomes, workload = simulation.outcomes, simulation.workload
+        prompt = np.asarray(workload.prompt_tokens, dtype=np.int64)
+        room = np.maximum(simulation.limits.max_model_len - prompt, 0)
+        status = np.asarray(outcomes.status, dtype=np.int8)
+        floats = {name: np.asarray(getattr(outcomes, name)) for name in outcomes.FLOATS}
+        counts = {name: np.asarray(getattr(outcomes, name)) for name in outcomes.COUNTS}
+        output = np.minimum(workload.output_tokens, room)
+        return cls(prompt=prompt, output=output, status=status, reasons=outcomes.reasons, **floats, **counts)
+
+    @property
+    def ttft_ms(self) -> FloatColumn:
+        """Arrival to first output token."""
+        return (self.first_token - self.arrival) * 1e3
+
+    @property
+    def e2el_ms(self) -> FloatColumn:
+        """Arrival to last output token."""
+        return (self.finish - self.arrival) * 1e3
+
+    @property
+    def tpot_ms(self) -> FloatColumn:
+        """(e2e − TTFT) / (outputs − 1); NaN for a single output."""
+        gaps = np.where(self.output > 1, self.output - 1, 1)
+        value = (self.finish - self.first_token) * 1e3 / gaps
+        return np.where(self.output > 1, value, np.nan)
+
+    @property
+    def queue_ms(self) -> FloatColumn:
+        """Arrival to first scheduled."""
+        return (self.first_scheduled - self.arrival) * 1e3
+
+
+def summarise(simulation: Simulation, columns: Columns, goodput: str | None = None) -> Summary:
+    """Compute every figure of the summary; times in ms, memory as shares of the pool over time."""
+    replica = simulation.replica
+    ledger = replica.ledger
+    done = columns.status == COMPLETED
+    duration = simulation.clock - ledger.start
+    per_second = 1.0 / duration if duration else 0.0
+    inputs, outputs = int(columns.prompt[done].sum()), int(columns.output[done].sum())
+    completed = int(done.sum())
+    summary: Summary = {
+        "duration": duration,
+        "completed": completed,
+        "rejected": int((columns.status == REJECTED).sum()),
+        "unfinished": int((columns.status == 0).sum()),
+        "total_input_tokens": inputs,
+        "total_output_tokens": outputs,
+        "request_throughput": completed * per_second,
+        "output_throughput": outputs * per_second,
+        "total_token_throughput": (inputs + outputs) * per_second,
+    }
+    if goodput is not None:
+        summary["request_goodput"] = int((_is_good(columns, goodput) & done).sum()) * per_second
+    for name, values in (
+        ("ttft", columns.ttft_ms),
+        ("tpot", columns.tpot_ms),
+        ("e2el", columns.e2el_ms),
+        ("queue", columns.queue_ms),
+    ):
+        chosen = values[done & np.isfinite(values)]
+        summary |= _distribution(name, chosen, np.ones(len(chosen), dtype=np.int64))
+    gaps = np.array(replica.gaps, dtype=np.float64).reshape(-1, 2)
+    summary |= _distribution("itl", gaps[:, 0] * 1e3, gaps[:, 1].astype(np.int64))
+    normalised = columns.e2el_ms[done] / columns.output[done]
+    summary["mean_normalized_latency_ms"] = float(normalised.mean()) if completed else None
+    return summary | _memory(ledger, simulation.clock) | _cache(simulation, columns)
+
+
+def _memory(ledger: Ledger, end: float) -> Summary:
+    totals = ledger.integrals(end)
+    span = end - ledger.start
+    whole = ledger.capacity * span
+    shares: Summary = {name: totals[name] / whole if whole else None for name in CATEGORIES}
+    wasted = totals["reserved"] + totals["internal"] + totals["external"]
+    shares["waste"] = wasted / whole if whole else None
+    held = totals["live"] + totals["reserved"] + totals["internal"]
+    shares["kv_cache_usage"] = held / whole if whole else None
+    for name, times in (("running", ledger.time_running), ("waiting", ledger.time_waiting)):
+        counts = np.array(sorted(times), dtype=np.float64)
+        weights = np.array([times[count] for count in sorted(times)])
+        shares[f"{name}_mean"] = totals[name] / span if span else None
+        for percentile in (50, 99):
+            shares[f"{name}_p{percentile}"] = _weighted_percentile(counts, weights, percentile)
+        shares[f"{name}_max"] = int(counts.max()) if len(counts) else 0
+    return shares
+
+
+def _cache(simulation: Simulation, columns: Columns) -> Summary:
+    replica, policy = simulation.replica, simulation.replica.policy
+    first, again = replica.first_admission_tokens, replica.readmission_tokens
+    cached, readmitted = int(columns.cached.sum()), int(columns.readmission_hits.sum())
+    return {
+        "batch_capacity": None,
+        "batch_capacity_bound": policy.capacity / policy.footprint(simulation.limits.max_model_len),
+        "preemptions": int(columns.preemptions.sum()),
+        "recomputed_tokens": int(columns.recomputed.sum()),
+        "swapped_bytes": int(getattr(policy, "swapped_bytes", 0)),
+        "cached_tokens": cached,
+        "prefix_cache_hit_rate": cached / first if first else 0.0,
+        "prefix_cache_hit_rate_blocks": _block_hit_rate(simulation, columns),
+        "readmission_cached_tokens": readmitted,
+        "readmission_hit_rate": readmitted / again if again else 0.0,
+        "computed_tokens": replica.computed_tokens,
+        "steps": replica.steps,
+    }
+
+
+def _block_hit_rate(simulation: Simulation, columns: Columns) -> float:
+    """Return hit blocks over full blocks of the admitted prompts, at the policy's block size."""
+    size = getattr(simulation.replica.policy, "block_size", 1)
+    admitted = np.isfinite(columns.first_scheduled)
+    full = int((columns.prompt[admitted] // size).sum())
+    return int((columns.cached // size).sum()) / full if full else 0.0
+
+
+def _distribution(name: str, values: FloatColumn, counts: IntColumn) -> Summary:
+    """Return mean, median, standard deviation and percentiles of values that occur `counts` times."""
+    if not len(values) or not counts.sum():
+        keys = ["mean", "median", "std", *(f"p{percentile}" for percentile in PERCENTILES)]
+        return {f"{key}_{name}_ms": None for key in keys}
+    order = np.argsort(values, kind="stable")
+    values, counts = values[order], counts[order]
+    mean = float(np.average(values, weights=counts))
+    spread = float(np.sqrt(np.average((values - mean) ** 2, weights=counts)))
+    found: Summary = {
+        f"mean_{name}_ms": mean,
+        f"median_{name}_ms": _percentile(values, counts, 50),
+        f"std_{name}_ms": spread,
+    }
+    return found | {f"p{p}_{name}_ms": _percentile(values, counts, p) for p in PERCENTILES}
+
+
+def _percentile(values: FloatColumn, counts: IntColumn, percentile: float) -> float:
+    """Interpolate as numpy.percentile does on the expanded sample; values must be sorted."""
+    ends = np.cumsum(counts)
+    position = (int(ends[-1]) - 1) * percentile / 100
+    low = int(position)
+    here, there = np.searchsorted(ends, [low, min(low + 1, int(ends[-1]) - 1)], side="right")
+    return float(values[here] + (values[there] - values[here]) * (position - low))
+
+
+def _weighted_percentile(values: FloatColumn, weights: FloatColumn, percentile: float) -> int:
+    """Return the smallest value that holds for this share of the time."""
+    if not len(values):
+        return 0
+    ends = np.cumsum(weights)
+    return int(values[min(np.searchsorted(ends, ends[-1] * percentile / 100), len(values) - 1)])
+
+
+def _is_good(columns: Columns, text: str) -> NDArray[np.bool_]:
+    """Tell which requests meet limits like `ttft:200,tpot:50`; a single output has TPOT 0."""
+    metrics = {"ttft": columns.ttft_ms, "tpot": np.nan_to_num(columns.tpot_ms), "e2el": columns.e2el_ms}
+    good = np.ones(len(columns.arrival), dtype=np.bool_)
+    for part in text.split(","):
+        name, _, limit = part.partition(":")
+        try:
+            good &= metrics[name.strip()] <= float(limit)
+        except (KeyError, ValueError):
+            raise InputError(f"goodput must be like ttft:200,tpot:50,e2el:5000 in ms, got {part!r}") from None
+    return good
