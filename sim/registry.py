@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeVar
 
-from kvsim.errors import InputError
+from kvsim.errors import InputError, nearest
 from kvsim.policy import Policy, parameter_defaults
 
 PolicyClass = TypeVar("PolicyClass", bound=type[Policy])
@@ -53,7 +51,7 @@ def make_policy(text: str, defaults: dict[str, object] | None = None) -> Policy:
     for name, raw in settings.items():
         if name not in known:
             raise InputError(
-                f"policy {target!r} has no parameter {name!r}{_nearest(name, known)}; it takes "
+                f"policy {target!r} has no parameter {name!r}{nearest(name, known)}; it takes "
                 f"{', '.join(known) or 'none'}"
             )
         given[name] = _parse(raw)
@@ -66,7 +64,7 @@ def policy_class(target: str) -> type[Policy]:
         known = policies()
         if target not in known:
             raise InputError(
-                f"unknown policy {target!r}{_nearest(target, known)}; known: {', '.join(known)}, "
+                f"unknown policy {target!r}{nearest(target, known)}; known: {', '.join(known)}, "
                 "or module:Class, or file.py:Class"
             )
         return known[target]
@@ -75,19 +73,9 @@ def policy_class(target: str) -> type[Policy]:
     found = getattr(module, attribute, None)
     if found is None:
         raise InputError(
-            f"policy {target!r}: {place} has no {attribute!r}{_nearest(attribute, vars(module))}"
+            f"policy {target!r}: {place} has no {attribute!r}{nearest(attribute, vars(module))}"
         )
     return _checked(found, target)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean …?` for the closest known names, or nothing."""
-    return _nearest(name, known)
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
 
 
 def _split(text: str) -> tuple[str, dict[str, str]]:
