@@ -15,8 +15,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from kvsim.errors import InputError
-from kvsim.registry import nearest
+from kvsim.errors import InputError, nearest
 
 BASE_URL = "https://raw.githubusercontent.com"
 BASE_URL_VARIABLE = "KVSIM_FETCH_BASE_URL"

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kvsim.errors import InputError
-from kvsim.registry import nearest
+from kvsim.errors import InputError, nearest
 from kvsim.request import FloatColumn, IntColumn
 
 
