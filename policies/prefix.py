@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvsim.policies.paged import BlockPolicy
+from kvsim.policies.block_policy import BlockPolicy
 from kvsim.registry import register
 
 

@@ -6,8 +6,9 @@ import json
 from math import lcm
 
 from kvsim.errors import InputError
+from kvsim.model import layer_groups
+from kvsim.policies.block_policy import BlockPolicy, Layout
 from kvsim.policies.groups import Group
-from kvsim.policies.paged import BlockPolicy, Layout
 from kvsim.policy import Pool, Span
 from kvsim.registry import register
 
@@ -71,12 +72,11 @@ class SlidingWindowPolicy(BlockPolicy):
             unit = lcm(*(group.block_size for group in groups))
             return Layout(groups, _group_spans(groups), attention, unit, self.block_size * pool.token_bytes)
         spans = self._windowed_spans(pool.spans)
-        size, numbers = layer_groups(spans)
+        kinds = layer_groups(spans)
         groups = tuple(
-            Group(span.window, self.block_size, self.sinks if span.window else 0)
-            for span, count in zip(spans, numbers, strict=True)
-            for _ in range(count)
+            Group(kind.window, self.block_size, self.sinks if kind.window else 0) for kind in kinds
         )
+        size = kinds[0].layers + kinds[0].padding
         attention = tuple(Span(span.window and span.window + self.sinks, span.weight) for span in spans)
         block_bytes = self.block_size * pool.token_bytes * size // layers
         return Layout(groups, _group_spans(groups), attention, self.block_size, max(1, block_bytes))
@@ -89,17 +89,6 @@ class SlidingWindowPolicy(BlockPolicy):
         if all(span.window is None for span in spans):
             return (Span(DEFAULT_WINDOW, sum(span.weight for span in spans)),)
         return spans
-
-
-def layer_groups(spans: tuple[Span, ...]) -> tuple[int, list[int]]:
-    """Return the layers a group and how many groups each span gets (vLLM's hybrid manager, rule H6).
-
-    Groups are as large as the smallest span, or as the largest when the two differ by less than a quarter, so
-    that padding stays small; the last group of a span may be padded.
-    """
-    counts = [span.weight for span in spans]
-    size = max(counts) if max(counts) < min(counts) * 1.25 else min(counts)
-    return size, [-(-count // size) for count in counts]
 
 
 def _group_spans(groups: tuple[Group, ...]) -> tuple[Span, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvsim.config import RunConfig
 from kvsim.result import Result, new_folder
-from kvsim.run import policies_named, simulate
+from kvsim.run import model_of, policies_named, simulate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +64,9 @@ class Comparison:
     def _stacked(self, name: str) -> pd.DataFrame:
         import pandas as pd
 
-        frames = [getattr(result, name).assign(policy=policy) for policy, result in self.results.items()]
+        frames: list[pd.DataFrame] = [
+            getattr(result, name).assign(policy=policy) for policy, result in self.results.items()
+        ]
         return pd.concat(frames, ignore_index=True)
 
     def __repr__(self) -> str:
@@ -114,11 +116,9 @@ def _outcome(workload: Workload, name: str, config: RunConfig, measure: bool) ->
 
 def _same_bytes(config: RunConfig) -> RunConfig:
     """Turn a number of blocks into bytes for a hybrid model, whose blocks differ in size by policy."""
-    from kvsim.zoo import find_model
-
     if config.num_gpu_blocks_override is None:
         return config
-    model = find_model(config.model)
+    model = model_of(config)
     if len(model.spans) == 1:
         return config
     token_bytes = model.kv_bytes_per_token(config.kv_cache_dtype, config.tensor_parallel_size)

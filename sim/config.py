@@ -6,26 +6,28 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from kvsim.errors import InputError
-from kvsim.registry import nearest
+from kvsim.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from kvsim.memory import MemoryBudget
+    from kvsim.model import Model
 
 KvDtype = Literal["auto", "fp32", "fp16", "bf16", "fp8", "int8", "int4"]
+WeightDtype = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4", "mxfp4"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Everything a run depends on besides the trace and the policy."""
+class MemoryConfig:
+    """What sizes a KV pool, for whatever model and GPU is looked at."""
 
-    model: str = "llama-3.1-8b"
-    """Built-in model, or path to a Hugging Face config.json; `kvsim capacity --list` shows all."""
-    gpu: str = "a100-80-sxm"
-    """Built-in GPU; `kvsim capacity --list` shows all."""
-    cost: str = "roofline"
-    """Step cost: roofline (of --gpu; assumed), roofline:GPU, or linear:A,B,C = A + B·tokens + C·Σcontext seconds."""
     kv_cache_dtype: KvDtype = "auto"
     """What KV is kept in; auto is the model's dtype. int8 and int4 add a 2-byte scale a head and token, K and V."""
+    weight_dtype: WeightDtype | None = None
+    """What the weights are kept in; the model's published checkpoint unless given."""
+    weight_bytes: int | None = None
+    """Bytes of the weights on all GPUs together, where known; computed unless given."""
     tensor_parallel_size: int = 1
     """GPUs that share the model; KV heads are divided over them, or repeated when there are fewer."""
     gpu_memory_utilization: float = 0.9
@@ -34,6 +36,35 @@ class RunConfig:
     """Bytes of KV on each GPU, instead of what utilization, weights and activations leave."""
     num_gpu_blocks_override: int | None = None
     """Blocks in the pool by decree, vLLM's null block included; bytes are then not looked at."""
+
+    def load_model(self, name: str) -> Model:
+        """Return a model by name or path, with the weights asked for here."""
+        from kvsim.zoo import find_model
+
+        return find_model(name, self.weight_dtype, self.weight_bytes)
+
+    def budget(self, max_num_batched_tokens: int) -> MemoryBudget:
+        """Return the memory rules for steps of so many tokens."""
+        from kvsim.memory import MemoryBudget
+
+        return MemoryBudget(
+            gpu_memory_utilization=self.gpu_memory_utilization,
+            kv_cache_memory_bytes=self.kv_cache_memory_bytes,
+            num_gpu_blocks_override=self.num_gpu_blocks_override,
+            max_num_batched_tokens=max_num_batched_tokens,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(MemoryConfig):
+    """Everything a run depends on besides the trace and the policy."""
+
+    model: str = "llama-3.1-8b"
+    """Built-in model, or path to a Hugging Face config.json; `kvsim capacity --list` shows all."""
+    gpu: str = "a100-80-sxm"
+    """Built-in GPU; `kvsim capacity --list` shows all."""
+    cost: str = "roofline"
+    """Step cost: roofline (of --gpu; assumed), roofline:GPU, or linear:A,B,C = A + B·tokens + C·Σcontext seconds."""
     block_size: int = 16
     """Tokens a block."""
     max_model_len: int | None = None

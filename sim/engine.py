@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections.abc import Generator
+from heapq import heappush
 from typing import Any
 
 import simpy
+from simpy.events import EventPriority
 
 from kvsim.batch import NEVER, Job
 from kvsim.cost import CostModel
@@ -206,17 +207,12 @@ class Simulation:
             self._inbox.clear()
 
     def _at(self, time: float, priority: int = 1) -> simpy.Event:
-        """Return an event at exactly this time: adding a rounded delay could miss it by an ulp."""
+        """Return an event at exactly this time: now plus a delay may miss it by an ulp, whatever the delay."""
         env = self.env
         event = simpy.Event(env)
         event._ok = True
         event._value = None
-        delay = max(0.0, time - env.now)
-        while env.now + delay < time:
-            delay = math.nextafter(delay, math.inf)
-        while delay > 0.0 and env.now + delay > time:
-            delay = math.nextafter(delay, -math.inf)
-        env.schedule(event, priority=priority, delay=delay)  # type: ignore[arg-type]
+        heappush(env._queue, (max(time, env.now), EventPriority(priority), next(env._eid), event))
         return event
 
 

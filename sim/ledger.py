@@ -68,6 +68,12 @@ class Ledger:
         self.running = running
         self.waiting = waiting
 
+    def count(self, now: float, running: int, waiting: int) -> None:
+        """Note who runs and waits from `now` on; what the memory holds is told by the next `hold`."""
+        self._flush(now)
+        self.running = running
+        self.waiting = waiting
+
     def queue(self, now: float, waiting: int, waited: float) -> None:
         """Note new arrivals that have waited `waited` seconds in sum before they were queued at `now`."""
         self._flush(now)

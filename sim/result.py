@@ -108,7 +108,11 @@ def load_result(folder: Path | str) -> Result:
         raise InputError(
             f"{path}: format must be kvsim-run version {FORMAT_VERSION}, got {record.get('version')!r}"
         )
-    result = Result(record["config"], record["summary"], dict(frames[0].items()), dict(frames[1].items()))
+    result = Result(
+        record["config"],
+        record["summary"],
+        *({str(key): column for key, column in frame.items()} for frame in frames),
+    )
     result.environment = record["environment"]
     return result
 

@@ -82,7 +82,7 @@ class RooflineCost:
         e = self._efficiency
         memory = self._weights.seconds(step.tokens)
         compute = self._per_token * step.tokens
-        time = (memory**e.blend + compute**e.blend) ** (1 / e.blend)
+        time: float = (memory**e.blend + compute**e.blend) ** (1 / e.blend)
         if step.decodes:
             time += self._model_layers * (e.attention_seconds + e.sequence_seconds * step.decodes)
             for each, context in zip(self._per_context, step.decode_context, strict=True):

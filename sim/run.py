@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvsim.config import RunConfig
 from kvsim.cost import CostModel, parse_linear
@@ -18,6 +18,9 @@ from kvsim.request import Workload
 from kvsim.result import Result
 from kvsim.saturation import batch_capacity
 from kvsim.scheduler import Limits
+
+if TYPE_CHECKING:
+    from kvsim.model import Model
 
 
 def simulate(
@@ -68,16 +71,10 @@ def prepare_policy(policy: str | Policy, config: RunConfig) -> Policy:
 def prepare_pool(workload: Workload, policy: Policy, config: RunConfig) -> Pool:
     """Size the KV memory for the model on the GPU, and say what the policy may know."""
     from kvsim.gpu import find_gpu
-    from kvsim.memory import MemoryBudget, pool_bytes
-    from kvsim.zoo import find_model
+    from kvsim.memory import pool_bytes
 
-    model, gpu = find_model(config.model), find_gpu(config.gpu)
-    budget = MemoryBudget(
-        gpu_memory_utilization=config.gpu_memory_utilization,
-        kv_cache_memory_bytes=config.kv_cache_memory_bytes,
-        num_gpu_blocks_override=config.num_gpu_blocks_override,
-        max_num_batched_tokens=config.max_num_batched_tokens,
-    )
+    model, gpu = model_of(config), find_gpu(config.gpu)
+    budget = config.budget(config.max_num_batched_tokens)
     size = config.tensor_parallel_size
     longest = model_len(config)
     final = workload.prompt_tokens + workload.output_tokens - 1
@@ -100,11 +97,14 @@ def prepare_pool(workload: Workload, policy: Policy, config: RunConfig) -> Pool:
     )
 
 
+def model_of(config: RunConfig) -> Model:
+    """Return the configuration's model, with the weights it asks for."""
+    return config.load_model(config.model)
+
+
 def model_len(config: RunConfig) -> int:
     """Return the longest sequence: as asked for, or the model's own limit."""
-    from kvsim.zoo import find_model
-
-    return config.max_model_len or find_model(config.model).max_position_embeddings
+    return config.max_model_len or model_of(config).max_position_embeddings
 
 
 def prepare_limits(config: RunConfig) -> Limits:
@@ -132,10 +132,9 @@ def prepare_cost(config: RunConfig, policy: Policy) -> CostModel:
         raise InputError(f"cost must be roofline, roofline:GPU or linear:A,B,C, got {config.cost!r}")
     from kvsim.gpu import find_gpu
     from kvsim.roofline import RooflineCost
-    from kvsim.zoo import find_model
 
     return RooflineCost(
-        find_model(config.model),
+        model_of(config),
         find_gpu(name or config.gpu),
         policy.attention,
         kv_cache_dtype=config.kv_cache_dtype,

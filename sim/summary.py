@@ -131,7 +131,7 @@ def _memory(ledger: Ledger, end: float) -> Summary:
 
 def _cache(simulation: Simulation, columns: Columns) -> Summary:
     replica, policy = simulation.replica, simulation.replica.policy
-    first, again = replica.first_admission_tokens, replica.readmission_tokens
+    first, again = replica.planner.first_admission_tokens, replica.planner.readmission_tokens
     cached, readmitted = int(columns.cached.sum()), int(columns.readmission_hits.sum())
     return {
         "batch_capacity": None,
