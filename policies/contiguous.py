@@ -47,7 +47,7 @@ class ContiguousPolicy(Policy):
         self.placement = placement
         self.block_size = block_size
         # The engine shows the true length only to a policy whose own name admits it.
-        vars(self)["name"] = type(self).name + _ENDINGS[reservation]
+        self.name = type(self).name + _ENDINGS[reservation]
 
     def reset(self, pool: Pool) -> None:
         """Start with an empty address space of the pool's tokens."""
@@ -110,7 +110,7 @@ class ContiguousPolicy(Policy):
 
     def _tokens(self, pool: Pool) -> int:
         if pool.num_gpu_blocks_override is None:
-            return pool.kv_bytes // pool.token_bytes
+            return pool.tokens
         return (pool.num_gpu_blocks_override - 1) * self.block_size
 
     def _reservation(self, sequence: Sequence) -> int:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import gcd
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from kvsim.request import Sequence, Workload
 
@@ -43,6 +43,11 @@ class Pool:
     """The trace, for the identity of prompt content; None when nothing is shared."""
     true_tokens: Callable[[Sequence], int] | None = None
     """Final length of a sequence; given to policies with `oracle` in their name only."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens whose KV fits, were it packed without gaps."""
+        return self.kv_bytes // self.token_bytes
 
     @classmethod
     def of_tokens(cls, tokens: int, max_model_len: int | None = None, **limits: Any) -> Pool:
@@ -107,7 +112,7 @@ class Policy(ABC):
     most policies, one token in one layer group where groups have blocks of their own.
     """
 
-    name: ClassVar[str]
+    name: str
     """What `--policy` calls it."""
     refusal_holds: bool = True
     """Whether a refused admission stays refused while others only decode and nothing is released."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
+import re
 import sys
-from importlib.metadata import entry_points
+import zlib
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,8 +37,9 @@ def policies() -> dict[str, type[Policy]]:
     importlib.import_module("kvsim.policies")
     found = dict(_policies)
     for entry in entry_points(group="kvsim.policies"):
-        if entry.name not in found:
-            found[entry.name] = _checked(entry.load(), f"entry point {entry.name}")
+        if found.get(entry.name, entry) is not entry and _loaded(entry) is not found[entry.name]:
+            raise InputError(f"entry point {entry.name} = {entry.value} takes the name of another policy")
+        found[entry.name] = _loaded(entry)
     return found
 
 
@@ -44,6 +48,7 @@ def make_policy(text: str, defaults: dict[str, object] | None = None) -> Policy:
 
     `defaults` are applied where the class has a parameter of that name and the text does not set it.
     """
+    importlib.import_module("kvsim.policies")
     target, settings = _split(text)
     cls = policy_class(target)
     known = parameter_defaults(cls)
@@ -55,6 +60,8 @@ def make_policy(text: str, defaults: dict[str, object] | None = None) -> Policy:
                 f"{', '.join(known) or 'none'}"
             )
         given[name] = _parse(raw)
+    if inspect.isabstract(cls):
+        raise InputError(f"policy {target!r} does not implement {', '.join(sorted(cls.__abstractmethods__))}")
     return cls(**given)
 
 
@@ -72,24 +79,39 @@ def policy_class(target: str) -> type[Policy]:
     module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
     found = getattr(module, attribute, None)
     if found is None:
-        raise InputError(
-            f"policy {target!r}: {place} has no {attribute!r}{nearest(attribute, vars(module))}"
-        )
+        raise InputError(f"policy {target!r}: {place} has no {attribute!r}{nearest(attribute, vars(module))}")
     return _checked(found, target)
 
 
-def _split(text: str) -> tuple[str, dict[str, str]]:
-    head: list[str] = []
-    settings: dict[str, str] = {}
-    for part in text.split(":"):
-        name, equals, value = part.partition("=")
-        if equals:
-            settings[name.strip().replace("-", "_")] = value.strip()
-        elif settings:
-            raise InputError(f"policy {text!r}: {part!r} is not key=value")
+def split_policies(text: str) -> list[str]:
+    """Split at commas that are not inside brackets, as a parameter in JSON has them."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth == 0:
+            parts.append("")
         else:
-            head.append(part)
-    return ":".join(head), settings
+            parts[-1] += letter
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _split(text: str) -> tuple[str, dict[str, str]]:
+    """Cut at colons before `key=`; others belong to module:Class or to a value."""
+    head, *settings = re.split(r":(?=[A-Za-z_][\w-]*=)", text)
+    name, colon, rest = head.partition(":")
+    if colon and name in _policies:
+        raise InputError(f"policy {text!r}: parameter {rest!r} needs a value, as in {name}:{rest}=…")
+    pairs = [setting.partition("=") for setting in settings]
+    return head, {key.replace("-", "_"): value.strip() for key, _, value in pairs}
+
+
+def _loaded(entry: EntryPoint) -> type[Policy]:
+    try:
+        return _checked(entry.load(), f"entry point {entry.name}")
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"policy entry point {entry.name} = {entry.value} cannot be loaded: {error}"
+        ) from error
 
 
 def _parse(text: str) -> object:
@@ -116,7 +138,9 @@ def _load_module(name: str) -> object:
 def _load_file(path: Path) -> object:
     if not path.is_file():
         raise InputError(f"policy file {str(path)!r} does not exist")
-    name = f"kvsim_user_{path.stem}"
+    name = f"kvsim_user_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
+    if name in sys.modules:
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise InputError(f"policy file {str(path)!r} is not a Python file")
