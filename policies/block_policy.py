@@ -77,8 +77,14 @@ class BlockPolicy(Policy):
             self._index = PrefixIndex(self._groups, self._blocks, self._contents, self.retention())
         else:
             self._blocks = StackPool(num_blocks)
-        self._fills_show = self._index is not None and self._contents.outputs_are_shared
-        self.refusal_holds = not self._fills_show and all(group.window is None for group in self._groups)
+        mixed = len({group.block_size for group in self._groups}) > 1
+        self._fills_show = self._index is not None and (self._contents.outputs_are_shared or mixed)
+        # Without the gate a hit that is evicted meanwhile makes the first chunk, and so the need, smaller.
+        self.refusal_holds = (
+            not self._fills_show
+            and (self._index is None or self.scheduler_reserve_full_isl)
+            and all(group.window is None for group in self._groups)
+        )
         self._sharers = Sharers(self._groups)
 
     def refuses(self, tokens: int) -> str | None:

@@ -24,10 +24,11 @@ class ContiguousPolicy(Policy):
     """Reserve one contiguous piece per sequence, for as long as it may become.
 
     These are the Orca variants of the vLLM paper (arXiv 2309.06180, §6.1). `reservation` is `max`
-    (max_model_len tokens), `oracle` (the true final length) or `pow2` (the next power of two of that, at
-    most max_model_len); the latter two read the true length and say so in `name`. `placement` is
-    `first-fit`, `best-fit` or `buddy`, which rounds every piece up to a power of two. `block_size`, in
-    tokens, only turns num_gpu_blocks_override into token slots: (override − 1) · block_size.
+    (max_model_len tokens), `oracle` (the true final length) or `pow2` (the prompt and the next power of two of
+    the true outputs: 32 for 25; at most max_model_len and the largest piece); the latter two read the true
+    length and say so in `name`. `placement` is `first-fit`, `best-fit` or `buddy`, which rounds every piece up
+    to a power of two, as the paper's Orca does. `block_size`, in tokens, only turns num_gpu_blocks_override
+    into token slots: (override − 1) · block_size.
 
     A token takes one address; in `usage` it counts Σ weight slots over the attention spans, because the
     piece holds all layers' KV of every token, whatever a layer's window no longer reads.
@@ -67,7 +68,7 @@ class ContiguousPolicy(Policy):
         """Say why no piece of this pool can hold a sequence that ends with `tokens` tokens."""
         if tokens > self._pool.max_model_len:
             return f"{tokens} tokens are more than max_model_len {self._pool.max_model_len}"
-        size = self._space.rounded(self._reserved(tokens))
+        size = self._space.rounded(self._pool.max_model_len if self.reservation == "max" else tokens)
         if size > self._space.largest:
             return (
                 f"{tokens} tokens reserve a contiguous piece of {size} token slots; "
@@ -114,15 +115,20 @@ class ContiguousPolicy(Policy):
         return (pool.num_gpu_blocks_override - 1) * self.block_size
 
     def _reservation(self, sequence: Sequence) -> int:
-        final = sequence.tokens if self._true_tokens is None else self._true_tokens(sequence)
-        return self._reserved(final)
-
-    def _reserved(self, final: int) -> int:
-        if self.reservation == "max":
-            return self._pool.max_model_len
+        longest = self._pool.max_model_len
+        if self._true_tokens is None:
+            return longest
+        final = self._true_tokens(sequence)
         if self.reservation == "oracle":
             return final
-        return min(1 << (final - 1).bit_length(), self._pool.max_model_len)
+        # Outputs are final − prompt + 1: the last one never gets a slot.
+        doubled = sequence.prompt_tokens + power_of_two(final - sequence.prompt_tokens + 1)
+        return max(final, min(doubled, longest, self._space.largest))
+
+
+def power_of_two(tokens: int) -> int:
+    """Return the least power of two that is at least `tokens`, for `tokens` ≥ 1."""
+    return 1 << (tokens - 1).bit_length()
 
 
 def _choose(parameter: str, value: str, allowed: Iterable[str]) -> None:

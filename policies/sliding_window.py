@@ -65,6 +65,11 @@ class SlidingWindowPolicy(BlockPolicy):
         """Group the layers and cut the pool into blocks that fit any group."""
         if self.sinks < 0:
             raise InputError(f"sinks must be at least 0 tokens, got {self.sinks}")
+        retention = self.prefix_cache_retention_interval
+        if retention is not None and retention < 0:
+            raise InputError(
+                f"prefix_cache_retention_interval must be 0, tokens above 0, or none, got {retention}"
+            )
         layers = sum(span.weight for span in pool.spans)
         if self.kv_groups is not None:
             groups = _explicit_groups(self.kv_groups, self.block_size, self.sinks)

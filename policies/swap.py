@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+from kvsim.errors import InputError
 from kvsim.request import Sequence
 
 
@@ -14,6 +17,10 @@ class SwapSpace:
 
     def __init__(self, gib: float, link_gb_per_s: float, block_size: int, token_bytes: int) -> None:
         """Start empty, with room for ⌊gib·2³⁰ / block bytes⌋ blocks."""
+        if not 0 <= gib < math.inf:
+            raise InputError(f"swap_space_gib must be a number of GiB from 0 up, got {gib}")
+        if not link_gb_per_s > 0:
+            raise InputError(f"link_gb_per_s must be above 0 GB/s, got {link_gb_per_s}")
         self._block_bytes = block_size * token_bytes
         self._block_size = block_size
         self._room = int(gib * 2**30) // self._block_bytes

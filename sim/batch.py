@@ -20,6 +20,7 @@ class Job(Sequence):
         "base",
         "cached",
         "decoding",
+        "due",
         "final",
         "first_scheduled",
         "first_token",
@@ -41,6 +42,8 @@ class Job(Sequence):
         self.final = final
         self.base = 0
         self.decoding = False
+        self.due = -1
+        """Decode step at which it will have outgrown its lease, as far as is known."""
         self.stamp = -1
         """Order of admission, new at every one; −1 while it does not run."""
         self.passed = 0
@@ -117,7 +120,7 @@ class Batch:
         found = []
         for entry in self._due.pop(self.step, ()):
             stamp, job = entry
-            if job.stamp != stamp or not job.decoding:
+            if job.stamp != stamp or not job.decoding or job.due != self.step:
                 continue
             if job.base + self.step > job.lease.until:
                 found.append(entry)
@@ -140,13 +143,17 @@ class Batch:
     def expect(self, job: Job) -> None:
         """Note when the sequence will outgrow its lease."""
         if job.lease.until < job.final:
-            self._due[job.lease.until + 1 - job.base].append((job.stamp, job))
+            due = job.lease.until + 1 - job.base
+            if due != job.due:
+                job.due = due
+                self._due[due].append((job.stamp, job))
 
     def join(self, job: Job) -> None:
         """Let a sequence whose tokens all have KV but the last decode from the next step on."""
         length = job.computed
         job.base = length - self.step
         job.decoding = True
+        job.due = -1
         job.chunk = 1
         job.passed = 0
         self.decodes += 1

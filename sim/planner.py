@@ -77,7 +77,8 @@ class Planner:
         """Let arrivals wait, in order."""
         for job in jobs:
             self.waiting.add(job)
-        if self.blocked is not self.waiting.head():
+        # An adaptive threshold falls as more requests are there, so that a smaller chunk may do.
+        if self.blocked is not self.waiting.head() or self.limits.long_prefill_token_threshold_adaptive:
             self.blocked = None
             self.dirty = True
 
@@ -100,6 +101,8 @@ class Planner:
         a look only where a lease runs out; else the whole list is walked.
         """
         batch = self.batch
+        for job in batch.prefilling.values():
+            job.chunk = 1
         every = not self._decodes_come_first(plan)
         visits = batch.due()
         if every:
@@ -117,7 +120,12 @@ class Planner:
                 self._pass_over_behind(plan, stamp)
                 break
         for job in plan.stalled:
-            if job.decoding and job.base + batch.step == job.lease.until:
+            if not job.decoding:
+                continue
+            if self.limits.async_scheduling:
+                # Nothing of it is in flight when its turn comes: its window may then have moved on (rule Y3).
+                job.lease = Lease(job.base + batch.step)
+            if job.base + batch.step == job.lease.until:
                 batch.expect(job)
 
     def _decodes_come_first(self, plan: Plan) -> bool:
@@ -139,9 +147,10 @@ class Planner:
                 plan.stalled.append(job)
                 batch.hold_back(job)
                 return True
+            if job.base + batch.step > job.lease.until and not self._grow(plan, job, job.base + batch.step, every):
+                return False
             plan.budget -= 1
-            if job.base + batch.step <= job.lease.until:
-                return True
+            return True
         return self._grow(plan, job, job.base + batch.step, every)
 
     def _prefill(self, plan: Plan, job: Job, every: bool) -> bool:
@@ -149,10 +158,9 @@ class Planner:
         tokens = min(job.tokens - job.computed, plan.cap, plan.budget)
         if tokens <= 0:
             return True
-        plan.budget -= tokens
-        job.chunk = 1
         if not self._grow(plan, job, job.computed + tokens, every):
             return False
+        plan.budget -= tokens
         job.computed += tokens
         job.chunk = tokens
         plan.chunks[job.index] = (job, tokens)
@@ -205,6 +213,7 @@ class Planner:
         if victim.index in self.ending:
             del self.ending[victim.index]
             lost = victim.computed
+            victim.computed -= self.in_flight.get(victim.index, 0)
         elif victim.decoding:
             is_scheduled = victim.stamp < grower.stamp
             if not is_scheduled:

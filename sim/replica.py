@@ -86,6 +86,8 @@ class Replica:
         """Schedule a step at `now`; None when there is nothing to run and nobody was preempted."""
         plan = self.planner.plan(now)
         if not plan.chunks and self.batch.decodes == len(plan.stalled) and not plan.preempted:
+            if self.planner.dirty and not self.under_way:
+                self._hold(now)
             return None
         return self._commit(plan, now)
 
@@ -148,6 +150,7 @@ class Replica:
             if job.computed < job.final:
                 batch.join(job)
             else:
+                job.chunk = 1
                 finished.append(job)
         for job in batch.ending():
             batch.leave(job)

@@ -49,13 +49,15 @@ class Standstill:
             (job.index, job.tokens, replica.batch.length(job)) for job in replica.batch.running.values()
         )
         preempted = tuple(job.index for job in planned.preempted)
-        head = replica.waiting.head()
-        return running, preempted, None if head is None else (head.index, head.tokens), len(replica.waiting)
+        waiting = replica.planner.waiting
+        head = waiting.head()
+        return running, preempted, None if head is None else (head.index, head.tokens), len(waiting)
 
     def _reason(self, planned: Planned) -> str:
         rows = sorted({job.index for job in planned.preempted})
         named = ", ".join(map(str, rows[:8])) + (", …" if len(rows) > 8 else "")
         return (
-            f"requests {named} are preempted and admitted over and over from t = {planned.start:g} s on, and no "
-            "token comes out: the pool is too small for them (vLLM would never end either)"
+            f"requests {named} are preempted and admitted over and over at t = {planned.start:g} s, and no token "
+            "comes out: the pool is too small for them, or they take it from each other (vLLM would never end "
+            "either)"
         )

@@ -49,6 +49,7 @@ class ContiguousMemory:
         self.placement: str = memory["placement"]
         self.holes = whole_chunks(self.capacity) if self.placement == "buddy" else [(0, self.capacity)]
         self.pieces: dict[int, Piece] = {}
+        self.largest = whole_chunks(self.capacity)[0][1] if self.placement == "buddy" else self.capacity
 
     @property
     def in_use(self) -> int:
@@ -56,13 +57,15 @@ class ContiguousMemory:
         return 0
 
     def reserved_size(self, request: Request) -> int:
-        """Return the slots to reserve: max_model_len, the final length, or a power of two from it."""
+        """Return the slots to reserve: max_model_len, the final length, or twice the outputs at most."""
         if self.reservation == "max":
             return self.max_model_len
         if self.reservation == "oracle":
             return request.final_length
         assert self.reservation == "pow2"
-        return min(power_of_two_from(request.final_length), self.max_model_len)
+        outputs = request.final_length - request.prompt + 1
+        doubled = request.prompt + power_of_two_from(outputs)
+        return max(request.final_length, min(doubled, self.max_model_len, self.largest))
 
     def size(self, request: Request) -> int:
         """Return the slots to take: those reserved, with buddy rounded up to a power of two."""
@@ -71,8 +74,7 @@ class ContiguousMemory:
 
     def never_fits(self, request: Request) -> bool:
         """Say whether no hole of the empty memory is large enough."""
-        largest = whole_chunks(self.capacity)[0][1] if self.placement == "buddy" else self.capacity
-        return self.size(request) > largest
+        return self.size(request) > self.largest
 
     def lookup(self, request: Request) -> Hit:
         """Find nothing: content is not looked at."""
