@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 
-from kvsim.reports.frames import require, runs, time_unit
-from kvsim.reports.style import add_caption, axes_or_new, policy_looks, styled
+from kvsim.reports.frames import require, runs, stretches, time_unit
+from kvsim.reports.style import add_caption, axes_or_new, legend_over, policy_looks, styled
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -21,7 +21,8 @@ def plot_batch_size(
 
     With `waiting`, the queue too, as thin dashed lines.
     `frame` is a timeline: `start_s`, `end_s`, `running` and `waiting` (means over the segment), several
-    runs told apart by a `policy` column. The legend lists the largest time-weighted mean first.
+    runs told apart by a `policy` column; more than 400 rows a run are merged to means over stretches. The
+    legend lists the largest time-weighted mean first.
     """
     require(frame, ["start_s", "end_s", "running", *(["waiting"] if waiting else [])], "batch size")
     with styled():
@@ -30,20 +31,21 @@ def plot_batch_size(
         looks = policy_looks(name for name, _ in runs(frame))
         seconds, unit = time_unit(float(frame["end_s"].max()))
         for name, part in parts:
-            edges = part[["start_s", "end_s"]].to_numpy(dtype=float).ravel() / seconds
-            running = np.repeat(part["running"].to_numpy(dtype=float), 2)
-            axes.plot(edges, running, color=looks[name].colour, ls=looks[name].dash, label=name or "running")
+            shown = ["running", "waiting"] if waiting else ["running"]
+            edges, means = stretches(part, shown)
+            edges, steps = edges / seconds, np.repeat(means, 2, axis=0)
+            colour = looks[name].colour
+            axes.plot(edges, steps[:, 0], color=colour, ls=looks[name].dash, label=name or "running")
             if waiting:
-                queue = np.repeat(part["waiting"].to_numpy(dtype=float), 2)
                 label = f"{name} waiting".strip()
-                axes.plot(edges, queue, color=looks[name].colour, ls=(0, (3, 2)), lw=0.8, label=label)
+                axes.plot(edges, steps[:, 1], color=colour, ls=(0, (3, 2)), lw=0.8, label=label)
         axes.set(xlabel=f"Simulated time ({unit})", ylabel="Running requests")
         if waiting:
             axes.set_ylabel("Requests")
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         if len(parts) > 1 or waiting:
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.3)
+            legend_over(axes)
         add_caption(axes, caption)
     return axes
 

@@ -12,13 +12,23 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from kvsim.reports.batch import plot_batch_size
-from kvsim.reports.frames import runs
+from kvsim.reports.frames import STRETCHES, runs
 from kvsim.reports.latency import METRICS, plot_latency_cdf, run_label
-from kvsim.reports.memory import plot_memory_over_time, plot_memory_split
-from kvsim.reports.style import add_caption, figure_of, policy_looks, save_figure, styled
+from kvsim.reports.memory import memory_handles, plot_memory_over_time, plot_memory_split
+from kvsim.reports.style import (
+    add_caption,
+    figure_of,
+    legend_columns,
+    policy_looks,
+    save_figure,
+    styled,
+)
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+_PANEL_STRETCHES = 960
+"""Stretches of time that all panels of one figure may have together, for the size of the file."""
 
 
 def plot_comparison(
@@ -68,15 +78,15 @@ def plot_memory_panels(timeline: DataFrame, *, caption: str = "") -> Figure:
         panels = figure.subplots(len(parts), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     until = float(timeline["end_s"].max())
     for axes, (_, part) in zip(panels, parts, strict=True):
-        plot_memory_over_time(part, axes, until=until)
+        plot_memory_over_time(part, axes, until=until, most=min(STRETCHES, _PANEL_STRETCHES // len(parts)))
         _drop_legend(axes)
         axes.set(ylabel="", xlabel=axes.get_xlabel() if axes is panels[-1] else "")
     with styled():
         for axes, (name, _) in zip(panels, parts, strict=True):
             axes.set_title(name)
         figure.supylabel("Share of the KV pool (%)", fontsize=9, color="#333333")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), handlelength=1.3)
+        handles = memory_handles()
+        figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), handlelength=1.3)
         add_caption(figure, caption)
     return figure
 
@@ -91,8 +101,10 @@ def save_comparison(
 ) -> list[Path]:
     """Write all plots of a comparison as PNG and SVG; return the paths.
 
-    The frames are those of `plot_comparison`.
+    The frames are those of `plot_comparison`. There are none where nothing ran.
     """
+    if not len(timeline):
+        return []
     figures = {
         "comparison": plot_comparison(summary, timeline, requests, caption=caption),
         "memory_split": figure_of(plot_memory_split(summary, caption=caption)),
@@ -110,7 +122,8 @@ def _one_legend(figure: Figure, panels: Iterable[Axes], requests: DataFrame) -> 
     labels = {name: run_label(name, part) for name, part in runs(requests)}
     looks = policy_looks(labels)
     handles = [Line2D([], [], color=looks[name].colour, ls=looks[name].dash) for name in labels]
-    figure.legend(handles, labels.values(), loc="outside upper left", ncols=min(4, len(labels)))
+    columns = legend_columns(labels.values(), figure.get_figwidth())
+    figure.legend(handles, labels.values(), loc="outside upper left", ncols=columns)
 
 
 def _drop_legend(axes: Axes) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kvsim.errors import InputError
 from kvsim.reports.frames import require, runs
-from kvsim.reports.style import add_caption, axes_or_new, policy_looks, styled
+from kvsim.reports.style import add_caption, axes_or_new, legend_over, policy_looks, styled
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -26,8 +26,8 @@ METRICS = {
 _LOG_FROM = 20.0
 """Ratio of the 99.5th to the 0.5th percentile from which the axis is logarithmic."""
 
-_POINTS = 400
-"""Most points of a curve's body; its last hundredth has as many again."""
+_BODY, _TAIL = 160, 60
+"""Most points of a curve, and how many more its last hundredth has."""
 
 
 def plot_latency_cdf(
@@ -55,7 +55,7 @@ def plot_latency_cdf(
         axes.set(xlabel=f"{METRICS[metric]} (ms)", ylabel="Completed requests (%)", ylim=(0, 101))
         axes.set_yticks([0, 25, 50, 75, 90, 100])
         if axes.get_legend_handles_labels()[1]:
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.3)
+            legend_over(axes)
         add_caption(axes, caption)
     return axes
 
@@ -81,8 +81,8 @@ def _curve(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
     count = len(values)
     if not count:
         return np.empty(0), np.empty(0)
-    body = np.linspace(0, count - 1, min(count, _POINTS))
-    tail = np.linspace(0.99 * (count - 1), count - 1, min(count, _POINTS))
+    body = np.linspace(0, count - 1, min(count, _BODY))
+    tail = np.linspace(0.99 * (count - 1), count - 1, min(count, _TAIL))
     rank = np.unique(np.concatenate([body, tail]).astype(np.int64))
     corners = np.repeat(values[rank], 2)
     share = np.repeat((rank + 1) / count, 2)

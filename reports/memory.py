@@ -7,9 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
+from matplotlib.patches import Patch
 
 from kvsim.errors import InputError
-from kvsim.reports.frames import CATEGORIES, WASTE, fold_name, require, runs, time_unit
+from kvsim.reports.frames import (
+    CATEGORIES,
+    STRETCHES,
+    WASTE,
+    fold_name,
+    require,
+    runs,
+    stretches,
+    time_unit,
+)
 from kvsim.reports.style import MEMORY_FILLS, add_caption, axes_or_new, ink_on, styled
 
 if TYPE_CHECKING:
@@ -27,7 +37,8 @@ def plot_memory_split(frame: DataFrame, ax: Axes | None = None, *, caption: str 
 
     `frame` is the comparison frame: a row a policy, `live` … `free` as shares (0 to 1) that sum to 1.
     Values stand on the segments in % where they fit; the waste (reserved + internal + external) stands
-    at the end of each bar.
+    at the end of each bar. `internal` includes KV that lies outside every attention window: dead tokens
+    that a policy with one kind of block keeps for windowed layers.
     """
     require(frame, ["policy", *CATEGORIES], "memory split")
     with styled():
@@ -56,13 +67,20 @@ def plot_memory_split(frame: DataFrame, ax: Axes | None = None, *, caption: str 
 
 
 def plot_memory_over_time(
-    frame: DataFrame, ax: Axes | None = None, *, until: float | None = None, caption: str = ""
+    frame: DataFrame,
+    ax: Axes | None = None,
+    *,
+    until: float | None = None,
+    most: int = STRETCHES,
+    caption: str = "",
 ) -> Axes:
     """Draw what the pool held in each segment of time, stacked, for one run.
 
     `frame` is a timeline: `start_s`, `end_s`, and `live` … `free` as shares (0 to 1) of the pool. A
     frame with a `policy` column may name only one policy. `until` is where the time axis ends, in
-    seconds, for panels that share one; the end of the run when left out.
+    seconds, for panels that share one; the end of the run when left out. Rows beyond `most` are merged
+    to means over stretches of time. As in `plot_memory_split`, `internal` includes KV that lies outside
+    every attention window.
     """
     require(frame, ["start_s", "end_s", *CATEGORIES], "memory over time")
     names = [name for name, _ in runs(frame)]
@@ -72,11 +90,7 @@ def plot_memory_over_time(
         axes = axes_or_new(ax)
         end = float(frame["end_s"].max()) if until is None else until
         seconds, unit = time_unit(end)
-        edges = frame[["start_s", "end_s"]].to_numpy(dtype=float).ravel() / seconds
-        shares = 100.0 * np.repeat(frame[list(CATEGORIES)].to_numpy(dtype=float), 2, axis=0).T
-        for category, layer in zip(CATEGORIES, axes.stackplot(edges, shares, labels=CATEGORIES), strict=True):
-            fill = MEMORY_FILLS[category]
-            layer.set(facecolor=fill.colour, hatch=fill.hatch, edgecolor="#FFFFFF", linewidth=0)
+        _stack(axes, frame, seconds, most)
         axes.set(xlim=(0, end / seconds), ylim=(0, 100), yticks=range(0, 101, 25))
         axes.set(xlabel=f"Simulated time ({unit})", ylabel="Share of the KV pool (%)")
         axes.grid(visible=False)
@@ -84,6 +98,31 @@ def plot_memory_over_time(
         axes.set_title(names[0], pad=_ABOVE_LEGEND)
         add_caption(axes, caption)
     return axes
+
+
+def memory_handles() -> list[Patch]:
+    """Return what a legend of the parts of the pool is made of, in stacking order."""
+    looks = ((name, MEMORY_FILLS[name]) for name in CATEGORIES)
+    return [
+        Patch(facecolor=fill.colour, hatch=fill.hatch, edgecolor="#FFFFFF", linewidth=0, label=name)
+        for name, fill in looks
+    ]
+
+
+def _stack(axes: Axes, frame: DataFrame, seconds: float, most: int) -> None:
+    """Fill the parts one over the other.
+
+    Each reaches down to 0 under those drawn after it, so its lower edge costs nothing; what is never there
+    is not drawn.
+    """
+    edges, shares = stretches(frame, CATEGORIES, most)
+    times = np.concatenate([edges[:1], edges, edges[-1:]]) / seconds
+    tops = 100.0 * np.repeat(np.cumsum(shares, axis=1), 2, axis=0)
+    for place in reversed(np.flatnonzero(shares.any(axis=0))):
+        outline = np.concatenate([[0.0], tops[:, place], [0.0]])
+        fill = MEMORY_FILLS[CATEGORIES[place]]
+        (layer,) = axes.fill(times, outline, label=CATEGORIES[place])
+        layer.set(facecolor=fill.colour, hatch=fill.hatch, edgecolor="#FFFFFF", linewidth=0)
 
 
 def _finish_bars(axes: Axes, bars: BarContainer, colour: str) -> None:
@@ -98,10 +137,8 @@ def _finish_bars(axes: Axes, bars: BarContainer, colour: str) -> None:
 
 
 def _legend_above(axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
     axes.legend(
-        handles,
-        labels,
+        handles=memory_handles(),
         loc="lower left",
         bbox_to_anchor=(0, 1),
         borderaxespad=0.3,

@@ -6,6 +6,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,7 +57,7 @@ MEMORY_FILLS = {
     "reserved": Fill("#FAD7A0", ""),
     "internal": Fill("#E67E22", "///"),
     "external": Fill("#922B21", "xxx"),
-    "reusable": Fill("#A9CCE3", "..."),
+    "reusable": Fill("#A9CCE3", "\\\\"),
     "free": Fill("#EDEDED", ""),
 }
 """Blue holds KV, warm is waste, pale is there to be had."""
@@ -91,11 +92,15 @@ def ink_on(colour: str) -> str:
 @contextmanager
 def styled() -> Iterator[None]:
     """Hold the kvsim style inside this; nobody else's settings change."""
-    sheet = matplotlib.rc_params_from_file(
+    with matplotlib.rc_context(_sheet()):
+        yield
+
+
+@cache
+def _sheet() -> matplotlib.RcParams:
+    return matplotlib.rc_params_from_file(
         Path(__file__).with_name("kvsim.mplstyle"), use_default_template=False
     )
-    with matplotlib.rc_context(sheet):
-        yield
 
 
 def axes_or_new(axes: Axes | None, width: float = 6.4, height: float = 3.6) -> Axes:
@@ -111,12 +116,26 @@ def figure_of(axes: Axes) -> Figure:
     return figure
 
 
+def legend_columns(labels: Iterable[str], inches: float) -> int:
+    """Return how many entries of a legend, at most four, stand side by side on so many inches."""
+    beside, character = 0.6, 0.08
+    longest = max(map(len, labels), default=0)
+    return max(1, min(4, int(inches / (beside + character * longest))))
+
+
+def legend_over(axes: Axes) -> None:
+    """Put the legend of the lines over the axes, in as many columns as fit the figure."""
+    _, labels = axes.get_legend_handles_labels()
+    columns = legend_columns(labels, figure_of(axes).get_figwidth())
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.3)
+
+
 def add_caption(axes_or_figure: Axes | Figure, caption: str) -> None:
     """Write one small line under the figure, folded where it is wider."""
     if not caption:
         return
     figure = axes_or_figure if isinstance(axes_or_figure, Figure) else figure_of(axes_or_figure)
-    characters_an_inch = 17.0
+    characters_an_inch = 18.0
     lines = fold_caption(caption, int(figure.get_figwidth() * characters_an_inch))
     figure.supxlabel(lines, x=0.01, ha="left", fontsize=7, color="#555555")
 
@@ -132,9 +151,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> list[Path]:
     finished = [base.with_name(f"{stem}.{kind}") for kind in ("png", "svg")]
     partial = [target.with_name(f".{target.name}.part") for target in finished]
     try:
-        for target, kind, stamp in zip(partial, ("png", "svg"), ("Software", "Date"), strict=True):
-            with styled():
-                figure.savefig(target, format=kind, metadata={stamp: None})
+        _write_both(figure, *partial)
         for source, target in zip(partial, finished, strict=True):
             source.replace(target)
     except OSError as error:
@@ -144,3 +161,15 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> list[Path]:
             with suppress(OSError):
                 source.unlink()
     return finished
+
+
+def _write_both(figure: Figure, png: Path, svg: Path) -> None:
+    """Write both kinds; the second keeps the layout of the first, which takes as long as a drawing."""
+    layout = figure.get_layout_engine()
+    with styled():
+        figure.savefig(png, format="png", metadata={"Software": None})
+        try:
+            figure.set_layout_engine("none")
+            figure.savefig(svg, format="svg", metadata={"Date": None})
+        finally:
+            figure.set_layout_engine(layout)

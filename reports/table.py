@@ -204,7 +204,7 @@ def _is_shown(frame: DataFrame, metric: Metric) -> bool:
 
 
 def _line(frame: DataFrame, metric: Metric) -> Line:
-    values = [float(value) * metric.scale for value in frame[metric.column]]
+    values = [math.nan if value is None else float(value) * metric.scale for value in frame[metric.column]]
     cells = tuple(map(percent, values)) if metric.scale == _PERCENT else numbers(values)
     known = [value * metric.better for value in values if not math.isnan(value)]
     differ = bool(metric.better and known and min(known) < max(known))

@@ -16,7 +16,7 @@ if __name__ != "kvsim":
     raise ImportError(f"this package is kvsim; imported as {__name__!r} it would be a second copy")
 
 if TYPE_CHECKING:
-    from kvsim.compare import Comparison, compare
+    from kvsim.comparison import Comparison, compare
     from kvsim.config import RunConfig, read_config
     from kvsim.errors import InputError
     from kvsim.policy import Lease, Match, Policy, Pool, Span, Usage
@@ -48,8 +48,8 @@ __all__ = [
 ]
 
 _HOME = {
-    "compare": "compare",
-    "Comparison": "compare",
+    "compare": "comparison",
+    "Comparison": "comparison",
     "RunConfig": "config",
     "read_config": "config",
     "InputError": "errors",

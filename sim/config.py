@@ -127,4 +127,7 @@ def read_config(path: Path) -> RunConfig:
         raise InputError(f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not TOML: {error}") from error
-    return RunConfig().changed(**{name.replace("-", "_"): value for name, value in table.items()})
+    try:
+        return RunConfig().changed(**{name.replace("-", "_"): value for name, value in table.items()})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error

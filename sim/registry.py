@@ -10,7 +10,7 @@ import sys
 import zlib
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_type_hints
 
 from kvsim.errors import InputError, nearest
 from kvsim.policy import Policy, parameter_defaults
@@ -59,7 +59,7 @@ def make_policy(text: str, defaults: dict[str, object] | None = None) -> Policy:
                 f"policy {target!r} has no parameter {name!r}{nearest(name, known)}; it takes "
                 f"{', '.join(known) or 'none'}"
             )
-        given[name] = _parse(raw)
+        given[name] = _typed(_parse(raw), cls, name, target)
     if inspect.isabstract(cls):
         raise InputError(f"policy {target!r} does not implement {', '.join(sorted(cls.__abstractmethods__))}")
     return cls(**given)
@@ -126,6 +126,19 @@ def _parse(text: str) -> object:
         except ValueError:
             continue
     return text
+
+
+def _typed(value: object, cls: type[Policy], name: str, target: str) -> object:
+    """Refuse a value of another type than the constructor says; a type that cannot be asked passes."""
+    try:
+        hint = get_type_hints(cls.__init__).get(name, object)
+        fits = isinstance(value, hint) and not (isinstance(value, bool) and hint in (int, float, int | None))
+    except (NameError, TypeError):
+        return value
+    if fits or (hint is float and type(value) is int):
+        return value
+    kind = getattr(hint, "__name__", str(hint))
+    raise InputError(f"policy {target!r}: {name} must be {kind}, got {value!r}")
 
 
 def _load_module(name: str) -> object:

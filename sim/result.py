@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,9 +74,6 @@ class Result:
 
     def save(self, folder: Path | str) -> Path:
         """Write run.json, requests.parquet and timeline.parquet into a new or empty folder, all or nothing."""
-        target = new_folder(Path(folder))
-        working = target.with_name(f".{target.name}.part")
-        working.mkdir()
         record = {
             "format": "kvsim-run",
             "version": FORMAT_VERSION,
@@ -80,13 +81,11 @@ class Result:
             "summary": self.summary,
             "environment": self.environment,
         }
-        (working / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
-        self.requests.to_parquet(working / "requests.parquet", index=False)
-        self.timeline.to_parquet(working / "timeline.parquet", index=False)
-        if target.exists():
-            target.rmdir()
-        working.rename(target)
-        return target
+        with whole_folder(Path(folder)) as working:
+            (working / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
+            self.requests.to_parquet(working / "requests.parquet", index=False)
+            self.timeline.to_parquet(working / "timeline.parquet", index=False)
+        return Path(folder)
 
     def __repr__(self) -> str:
         """Name the policy and the trace."""
@@ -118,19 +117,39 @@ def load_result(folder: Path | str) -> Result:
 
 
 def new_folder(folder: Path) -> Path:
-    """Check that results can go there: it must not exist, or be empty, and its parent be writable."""
-    if folder.exists() and not folder.is_dir():
+    """Check that results can go there, and leave nothing: it must not exist, or be empty."""
+    target = folder.resolve()
+    if target.exists() and not target.is_dir():
         raise InputError(f"output {str(folder)!r} exists and is not a folder")
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"output folder {str(folder)!r} exists and is not empty; name a new one")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        probe = folder.parent / f".{folder.name}.writable"
-        probe.touch()
-        probe.unlink()
+        if target.exists() and any(target.iterdir()):
+            raise InputError(f"output folder {str(folder)!r} exists and is not empty; name a new one")
+        above = next(parent for parent in target.parents if parent.exists())
+        # Permission bits do not tell: root has none, and a read-only file system ignores them.
+        tempfile.TemporaryFile(dir=above).close()
     except OSError as error:
         raise InputError(f"output folder {str(folder)!r} cannot be written: {error.strerror}") from error
-    return folder
+    return target
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder to fill that takes its name at the end; whatever fails before leaves nothing."""
+    target = new_folder(folder)
+    working = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # A killed process of the same number may have left one.
+        shutil.rmtree(working, ignore_errors=True)
+        working.mkdir()
+        yield working
+        if target.exists():
+            target.rmdir()
+        working.rename(target)
+    except OSError as error:
+        raise InputError(f"output folder {str(folder)!r} cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
 
 
 def request_columns(columns: Columns) -> dict[str, Any]:
@@ -143,7 +162,6 @@ def request_columns(columns: Columns) -> dict[str, Any]:
         "prompt_tokens": columns.prompt,
         "output_tokens": columns.output,
         "cached_tokens": columns.cached,
-        "readmission_cached_tokens": columns.readmission_hits,
         "recomputed_tokens": columns.recomputed,
         "preemptions": columns.preemptions,
         "ttft_ms": columns.ttft_ms,
@@ -151,6 +169,7 @@ def request_columns(columns: Columns) -> dict[str, Any]:
         "e2el_ms": columns.e2el_ms,
         "status": [STATUS[code] for code in columns.status.tolist()],
         "reason": [columns.reasons.get(row, "") for row in range(len(columns.arrival))],
+        "readmission_cached_tokens": columns.readmission_hits,
     }
 
 

@@ -53,6 +53,18 @@ def simulate(
     return result
 
 
+def check_settings(policy: str | Policy, config: RunConfig) -> None:
+    """Raise InputError for settings that cannot work, whatever the trace."""
+    from kvsim.summary import goodput_limits
+
+    chosen = prepare_policy(policy, config)
+    prepare_limits(config)
+    chosen.reset(prepare_pool(None, chosen, config))
+    prepare_cost(config, chosen)
+    if config.goodput is not None:
+        goodput_limits(config.goodput)
+
+
 def prepare_policy(policy: str | Policy, config: RunConfig) -> Policy:
     """Build the policy with the configuration's settings as defaults."""
     if isinstance(policy, Policy):
@@ -68,8 +80,11 @@ def prepare_policy(policy: str | Policy, config: RunConfig) -> Policy:
     return made
 
 
-def prepare_pool(workload: Workload, policy: Policy, config: RunConfig) -> Pool:
-    """Size the KV memory for the model on the GPU, and say what the policy may know."""
+def prepare_pool(workload: Workload | None, policy: Policy, config: RunConfig) -> Pool:
+    """Size the KV memory for the model on the GPU, and say what the policy may know.
+
+    Without a workload the pool is good for asking the policy whether it could work in it.
+    """
     from kvsim.gpu import find_gpu
     from kvsim.memory import pool_bytes
 
@@ -77,10 +92,11 @@ def prepare_pool(workload: Workload, policy: Policy, config: RunConfig) -> Pool:
     budget = config.budget(config.max_num_batched_tokens)
     size = config.tensor_parallel_size
     longest = model_len(config)
-    final = workload.prompt_tokens + workload.output_tokens - 1
 
     def true_tokens(sequence: Running) -> int:
-        return min(int(final[sequence.index]), longest - 1)
+        assert workload is not None
+        row = sequence.index
+        return min(int(workload.prompt_tokens[row] + workload.output_tokens[row]), longest) - 1
 
     return Pool(
         kv_bytes=pool_bytes(
@@ -104,7 +120,8 @@ def model_of(config: RunConfig) -> Model:
 
 def model_len(config: RunConfig) -> int:
     """Return the longest sequence: as asked for, or the model's own limit."""
-    return config.max_model_len or model_of(config).max_position_embeddings
+    given = config.max_model_len
+    return given if given is not None else model_of(config).max_position_embeddings
 
 
 def prepare_limits(config: RunConfig) -> Limits:

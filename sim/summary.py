@@ -191,14 +191,24 @@ def _weighted_percentile(values: FloatColumn, weights: FloatColumn, percentile: 
     return int(values[min(np.searchsorted(ends, ends[-1] * percentile / 100), len(values) - 1)])
 
 
+def goodput_limits(text: str) -> dict[str, float]:
+    """Read `ttft:200,tpot:50,e2el:5000`: the latencies of a good request, in ms."""
+    limits: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, number = part.strip().partition(":")
+        try:
+            limits[name] = float(number)
+        except ValueError:
+            limits[name] = -1.0
+        if name not in ("ttft", "tpot", "e2el") or not limits[name] >= 0:
+            raise InputError(f"goodput must be like ttft:200,tpot:50,e2el:5000 in ms, got {part!r}")
+    return limits
+
+
 def _is_good(columns: Columns, text: str) -> NDArray[np.bool_]:
-    """Tell which requests meet limits like `ttft:200,tpot:50`; a single output has TPOT 0."""
+    """Tell which requests meet the limits; a single output has TPOT 0."""
     metrics = {"ttft": columns.ttft_ms, "tpot": np.nan_to_num(columns.tpot_ms), "e2el": columns.e2el_ms}
     good = np.ones(len(columns.arrival), dtype=np.bool_)
-    for part in text.split(","):
-        name, _, limit = part.partition(":")
-        try:
-            good &= metrics[name.strip()] <= float(limit)
-        except (KeyError, ValueError):
-            raise InputError(f"goodput must be like ttft:200,tpot:50,e2el:5000 in ms, got {part!r}") from None
+    for name, limit in goodput_limits(text).items():
+        good &= metrics[name] <= limit
     return good

@@ -14,14 +14,31 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> int:
     """Return mypy's exit code."""
     with tempfile.TemporaryDirectory() as folder:
-        wheel_command = ["pip", "--disable-pip-version-check", "-q", "wheel", "--no-deps", "-w", folder, str(ROOT)]
+        wheel_command = [
+            "pip",
+            "--disable-pip-version-check",
+            "-q",
+            "wheel",
+            "--no-deps",
+            "-w",
+            folder,
+            str(ROOT),
+        ]
         subprocess.run([sys.executable, "-m", *wheel_command], check=True)
         wheel = next(Path(folder).glob("kvsim-*.whl"))
         target = Path(folder) / "site"
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(target)
         cache = ROOT / ".mypy_cache"
-        command = ["mypy", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(cache), "-p", "kvsim"]
+        command = [
+            "mypy",
+            "--config-file",
+            str(ROOT / "pyproject.toml"),
+            "--cache-dir",
+            str(cache),
+            "-p",
+            "kvsim",
+        ]
         return subprocess.run([sys.executable, "-m", *command], cwd=target, check=False).returncode
 
 

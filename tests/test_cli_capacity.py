@@ -32,7 +32,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def records(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = json.loads(printed(capsys, *arguments, "--json"))
+    found: list[dict[str, object]] = json.loads(printed(capsys, *arguments, "--json"))["pairs"]
     return found
 
 

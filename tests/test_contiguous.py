@@ -80,8 +80,10 @@ def test_a_gibibyte_reserved_for_51_tokens_is_wasted_to_97_5_percent() -> None:
         ("max", "buddy", 2048),
         ("oracle", "first-fit", 900),
         ("oracle", "buddy", 1024),
-        ("pow2", "first-fit", 1024),
-        ("pow2", "best-fit", 1024),
+        # A prompt of 10 and 891 outputs, of which the last takes no slot.
+        ("pow2", "first-fit", 10 + 1024),
+        ("pow2", "best-fit", 10 + 1024),
+        ("pow2", "buddy", 2048),
     ],
 )
 def test_a_lease_lasts_as_long_as_the_piece(reservation: str, placement: str, until: int) -> None:
@@ -99,7 +101,7 @@ def test_a_lease_lasts_as_long_as_the_piece(reservation: str, placement: str, un
 
 
 def test_pow2_never_reserves_beyond_max_model_len() -> None:
-    policy = started(Pool.of_tokens(4096, 1500, true_tokens=lambda sequence: 1025), reservation="pow2")
+    policy = started(Pool.of_tokens(4096, 1500, true_tokens=lambda sequence: 1100), reservation="pow2")
 
     lease = policy.admit(Sequence(0, 0.0, 10), NO_MATCH, 10)
 
@@ -107,14 +109,23 @@ def test_pow2_never_reserves_beyond_max_model_len() -> None:
     assert lease.until == 1500
 
 
-@given(st.integers(1, 4096))
-def test_pow2_reserves_less_than_twice_the_true_length(final: int) -> None:
-    pool = Pool.of_tokens(8192, 4096, true_tokens=lambda sequence: final)
+@given(st.integers(1, 100), st.integers(1, 2000))
+def test_pow2_reserves_less_than_twice_the_outputs(prompt: int, outputs: int) -> None:
+    pool = Pool.of_tokens(8192, 4096, true_tokens=lambda sequence: prompt + outputs - 1)
     policy = started(pool, reservation="pow2")
 
-    policy.admit(Sequence(0, 0.0, 1), NO_MATCH, 1)
+    policy.admit(Sequence(0, 0.0, prompt), NO_MATCH, prompt)
 
-    assert final <= policy.usage(None).held < 2 * final
+    assert prompt + outputs <= policy.usage(None).held < prompt + 2 * outputs
+
+
+def test_pow2_is_cut_to_what_the_pool_can_give() -> None:
+    policy = started(Pool.of_tokens(700, 800, true_tokens=lambda sequence: 620), reservation="pow2")
+
+    lease = policy.admit(Sequence(0, 0.0, 10), NO_MATCH, 10)
+
+    assert lease is not None
+    assert lease.until == 700
 
 
 def test_a_hole_between_two_sequences_is_external_only_to_what_it_cannot_take() -> None:
@@ -160,7 +171,8 @@ def test_an_override_counts_all_blocks_but_the_null_block() -> None:
         (512, {"reservation": "oracle", "placement": "buddy"}, None),
         (700, {"reservation": "oracle"}, None),
         (701, {"reservation": "oracle"}, "piece of 701 token slots; the largest this pool can give has 700"),
-        (513, {"reservation": "pow2"}, "piece of 800 token slots"),
+        (700, {"reservation": "pow2"}, None),
+        (701, {"reservation": "pow2"}, "piece of 701 token slots; the largest this pool can give has 700"),
     ],
 )
 def test_what_no_piece_can_hold_is_refused_with_the_numbers(

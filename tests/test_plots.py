@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from kvsim.errors import InputError
 from kvsim.reports.batch import plot_batch_size
 from kvsim.reports.comparison import plot_comparison, save_comparison
-from kvsim.reports.frames import CATEGORIES
+from kvsim.reports.frames import CATEGORIES, stretches
 from kvsim.reports.latency import plot_latency_cdf
 from kvsim.reports.memory import plot_memory_over_time, plot_memory_split
 from kvsim.reports.style import save_figure
@@ -114,10 +114,64 @@ def test_memory_over_time_is_one_policy_at_a_time() -> None:
 def test_memory_over_time_fills_the_pool_from_the_start_to_the_end() -> None:
     axes = plot_memory_over_time(timeline().query("policy == 'paged'"))
 
-    top = np.asarray(axes.collections[-1].get_paths()[0].vertices)
+    top = axes.patches[0].get_path().vertices
     assert top[:, 1].max() == pytest.approx(100)
     assert (top[:, 0].min(), top[:, 0].max()) == (0, 10)
     assert legend(axes)[0] == "live"
+
+
+def long_timeline(rows: int) -> pd.DataFrame:
+    ends = np.cumsum(np.random.default_rng(0).exponential(1.0, rows))
+    frame = pd.DataFrame({"start_s": np.concatenate([[0.0], ends[:-1]]), "end_s": ends})
+    frame["running"], frame["waiting"] = np.arange(rows) % 7.0, 0.0
+    frame[list(CATEGORIES)] = np.random.default_rng(1).dirichlet(np.ones(len(CATEGORIES)), rows)
+    return frame
+
+
+@pytest.mark.parametrize("rows", [1, 400, 401, 8000])
+def test_merged_rows_have_the_same_integrals_and_edges_where_rows_met(rows: int) -> None:
+    frame = long_timeline(rows)
+    edges, means = stretches(frame, ["running", *CATEGORIES])
+
+    lengths = (frame["end_s"] - frame["start_s"]).to_numpy()
+    assert len(means) <= 400
+    assert set(edges[1::2]) <= set(frame["end_s"])
+    assert (edges[0], edges[-1]) == (0, frame["end_s"].iloc[-1])
+    assert np.allclose(means.T @ np.diff(edges)[::2], frame[["running", *CATEGORIES]].to_numpy().T @ lengths)
+    assert np.allclose(means[:, 1:].sum(axis=1), 1)
+
+
+def test_a_long_row_among_many_short_ones_stays_as_it_is() -> None:
+    frame = long_timeline(2000)
+    frame.loc[frame.index >= 1000, ["start_s", "end_s"]] += 5000.0
+    frame.loc[1000, ["start_s", "running"]] = frame["end_s"][999], 9.0
+    edges, means = stretches(frame, ["running"])
+
+    assert frame["end_s"][999] in edges
+    assert frame["end_s"][1000] in edges
+    assert means.max() == 9
+
+
+def test_a_part_that_is_never_there_is_not_drawn_but_stays_in_the_legend() -> None:
+    axes = plot_memory_over_time(timeline().query("policy == 'paged'"))
+
+    assert len(axes.patches) == 3
+    assert legend(axes) == list(CATEGORIES)
+
+
+def test_many_policies_with_long_names_have_room_and_small_files(tmp_path: Path) -> None:
+    names = [f"sliding-window:block_size={size}:window=4096" for size in range(8)]
+    many = pd.concat([long_timeline(3000).assign(policy=name) for name in names], ignore_index=True)
+    table = pd.DataFrame([{"policy": name, **dict.fromkeys(CATEGORIES, 1 / 6)} for name in names])
+    done = pd.concat([requests().assign(policy=name) for name in names], ignore_index=True)
+
+    written = save_comparison(tmp_path, table, many, done, caption="trace t")
+
+    assert max(path.stat().st_size for path in written if path.suffix == ".svg") < 400_000
+
+
+def test_where_nothing_ran_there_is_nothing_to_draw(tmp_path: Path) -> None:
+    assert save_comparison(tmp_path, summary(), timeline().iloc[:0], requests()) == []
 
 
 def test_batch_size_is_a_step_line_from_zero() -> None:

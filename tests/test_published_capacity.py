@@ -160,7 +160,7 @@ def test_p72_the_smaller_kind_as_size_would_have_padded_seventeen() -> None:
 @pytest.mark.parametrize(("uniform", "hybrid"), [(13, 52), (37, 147)])
 def test_p75_llama_4_scout_reaches_four_times_the_length(uniform: int, hybrid: int) -> None:
     scout = shaped(pattern(48, 8192, full_every=4))
-    (_, full), (window, windowed) = scout.spans
+    (window, windowed), (_, full) = scout.spans
     slots = uniform * 10**6 * scout.layers
 
     longest = (slots - windowed * (window or 0)) / full

@@ -13,6 +13,13 @@ PROCESSES = "poisson, gamma:CV, uniform or onoff:ON_S,OFF_S"
 """What an arrival specification may say."""
 
 
+def source_of_chance(seed: int) -> np.random.Generator:
+    """Return a generator for a seed that a user gave."""
+    if seed < 0:
+        raise InputError(f"seed must be a whole number from 0 up, got {seed}")
+    return np.random.default_rng(seed)
+
+
 def arrivals(spec: str, rows: int, rate: float, rng: np.random.Generator) -> FloatColumn:
     """Draw `rows` sorted arrival times in seconds, at `rate` a second on average.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from kvsim.errors import InputError
 from kvsim.request import IntColumn
-from kvsim.traces.arrivals import arrivals
+from kvsim.traces.arrivals import arrivals, source_of_chance
 from kvsim.traces.trace import Trace
 from kvsim.traces.workloads import Quantiles, Workload, workload
 
@@ -33,7 +33,7 @@ def generate(
     if requests < 1:
         raise InputError(f"requests must be at least 1, got {requests}")
     found = workload(name, **overrides)
-    rng = np.random.default_rng(seed)
+    rng = source_of_chance(seed)
     if found.turns is None:
         return _single(found, requests, rate, arrival, rng)
     return _sessions(found, found.turns, requests, rate, arrival, rng)

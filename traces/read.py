@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kvsim.errors import InputError
+from kvsim.errors import InputError, nearest
 from kvsim.request import FloatColumn, IntColumn
 from kvsim.traces import (
     azure,
@@ -86,7 +86,9 @@ def _format(source: Source, name: str | None, options: Options) -> Format:
     if name is not None:
         found = next((known for known in FORMATS if known.name == name), None)
         if found is None:
-            raise InputError(f"unknown trace format {name!r}; known: {', '.join(format_names())}")
+            raise InputError(
+                f"unknown trace format {name!r}{nearest(name, format_names())}; known: {', '.join(format_names())}"
+            )
     elif options.columns:
         found = generic.by_kind(head.kind)
     else:
@@ -151,11 +153,11 @@ def _own_rate(found: Found) -> float | None:
 
 
 def _drawn(trace: Trace, process: str, rate: float, seed: int) -> FloatColumn:
-    from kvsim.traces.arrivals import arrivals
+    from kvsim.traces.arrivals import arrivals, source_of_chance
 
     starts = _starts(trace)
     times = np.zeros(len(trace))
-    times[starts] = arrivals(process, len(starts), rate, np.random.default_rng(seed))
+    times[starts] = arrivals(process, len(starts), rate, source_of_chance(seed))
     return times
 
 

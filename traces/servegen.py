@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kvsim.errors import InputError
 from kvsim.request import FloatColumn, IntColumn
+from kvsim.traces.arrivals import source_of_chance
 from kvsim.traces.origin import Origin
 from kvsim.traces.reader import Format, Found, Options
 from kvsim.traces.source import Head, Source
@@ -80,7 +81,7 @@ def read(source: Source, options: Options) -> Found:
     if not total > 0:
         raise InputError(f"{source.name}: no client sends any request")
     scale = 1.0 if options.rate is None else options.rate * span / total
-    rng = np.random.default_rng(options.seed)
+    rng = source_of_chance(options.seed)
     parts = [part for client in clients for part in _draw(client, scale, rng)]
     arrival, prompt, output = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(arrival, kind="stable")

@@ -9,6 +9,7 @@ import numpy as np
 
 from kvsim.errors import InputError
 from kvsim.request import IntColumn
+from kvsim.traces.arrivals import source_of_chance
 from kvsim.traces.trace import Trace, select
 
 
@@ -59,7 +60,7 @@ def thin(trace: Trace, share: float, seed: int = 0) -> Trace:
     if not 0 < share <= 1:
         raise InputError(f"sample must be a share above 0 and at most 1, got {share:g}")
     group = _groups(trace)
-    drawn = np.random.default_rng(seed).random(int(group.max(initial=-1)) + 1) < share
+    drawn = source_of_chance(seed).random(int(group.max(initial=-1)) + 1) < share
     kept = np.flatnonzero(drawn[group])
     if not len(kept):
         raise InputError(

@@ -2,37 +2,62 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
 
-from cyclopts import App
+from cyclopts import App, CycloptsError
 
 import kvsim
+
+COMMANDS = {
+    "demo": """Compare the four policies on a generated trace of coding agents; takes seconds.""",
+    "run": """Replay a trace through one policy and print what came out.""",
+    "compare": """Run several policies on the same trace and memory, and print one table.""",
+    "trace": """Look at request traces, convert, generate and download them.""",
+    "capacity": """Print how much KV cache fits: bytes per token, pool size, requests at once.
+
+    Without --model and --gpu it lists the built-in models and GPUs.""",
+    "policies": """List the policies, built in and installed, with their parameters and defaults.
+
+    Set a parameter after a colon, as in --policy contiguous:placement=buddy. A policy of your own needs no
+    registration: --policy ./mine.py:MyPolicy or --policy my_package.module:MyPolicy.""",
+    "verify": """Replay recorded vLLM runs and compare every step and every request, number for number.
+
+    A line a case: equal, or the first difference. Exits with 0 when all are equal and with 1 when one differs.
+    The formats of manifests and logs are described in sim/README.md.""",
+}
+"""What each command's docstring says; here too, so that help loads none of them."""
 
 app = App(
     name="kvsim",
     help="Simulate KV cache scheduling for LLM serving: replay a trace through allocation policies and compare.",
     version=kvsim.__version__,
+    suppress_keyboard_interrupt=False,
 )
-app.command("kvsim.cli.demo:demo", name="demo")
-app.command("kvsim.cli.run:run", name="run")
-app.command("kvsim.cli.compare:compare", name="compare")
-app.command("kvsim.cli.trace:trace", name="trace")
-app.command("kvsim.cli.capacity:capacity", name="capacity")
-app.command("kvsim.cli.policies:policies", name="policies")
+for place, (name, text) in enumerate(COMMANDS.items()):
+    app.command(f"kvsim.cli.{name}:{name}", name=name, help=text, sort_key=place)
 
 
-def main() -> None:
-    """Run a command; what the user can mend is one line and exit code 2."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; what the user can mend is one line on stderr and exit code 2."""
     from kvsim.errors import InputError
 
     try:
-        app()
-    except InputError as error:
-        print(f"kvsim: {error}", file=sys.stderr)
-        sys.exit(2)
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except (InputError, CycloptsError) as error:
+        _fail(" ".join(str(error).split()), 2)
     except KeyboardInterrupt:
-        print("kvsim: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _fail("interrupted", 130)
     except BrokenPipeError:
-        sys.stderr.close()
+        # Python would complain again when it flushes on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        _fail(f"{error.filename or 'output'}: {error.strerror or error}", 2)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"kvsim: {message}", file=sys.stderr)
+    sys.exit(code)

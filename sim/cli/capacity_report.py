@@ -49,7 +49,7 @@ class Figure(NamedTuple):
 def print_pairs(pairs: Sequence[Pair], as_json: bool) -> None:
     """Print one pair as a listing, several as a table, any number as JSON."""
     if as_json:
-        print(json.dumps([_record(pair) for pair in pairs], indent=2))
+        print(json.dumps({"pairs": [_record(pair) for pair in pairs]}, indent=2))
     elif len(pairs) == 1:
         print("\n".join(_listing(pairs[0])))
     else:

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import json as json_text
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
-from kvsim.cli.run import DEFAULT_CONFIG, DEFAULT_READING, caption, say_rejected
-from kvsim.cli.trace_options import TraceOptions
-from kvsim.config import RunConfig
+from kvsim.cli.flags import NO_FLAGS, OUTPUT, POLICY, TRACE, ConfigFile, Flags, Json, fill_from_file, settings
+from kvsim.cli.run import AS_THE_FILE_SAYS, Reading, caption, say_rejected
 
 if TYPE_CHECKING:
-    from kvsim.compare import Comparison
+    from kvsim.comparison import Comparison
     from kvsim.result import Result
     from kvsim.traces.trace import Trace
 
+compare = App(name="compare", config=fill_from_file)
 
-def compare(
-    trace: Path,
+
+@compare.default
+def compare_policies(
+    trace: Annotated[Path, Parameter(group=TRACE)],
+    /,
     *,
-    policies: str = "contiguous,paged,prefix,sliding-window",
-    output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
-    jobs: Annotated[int | None, Parameter(name=("--jobs", "-j"))] = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
-    markdown: Annotated[bool, Parameter(negative=())] = False,
-    reading: TraceOptions = DEFAULT_READING,
-    config: Annotated[RunConfig, Parameter(name="*")] = DEFAULT_CONFIG,
+    policies: Annotated[str, Parameter(group=POLICY)] = "contiguous,paged,prefix,sliding-window",
+    reading: Reading = AS_THE_FILE_SAYS,
+    flags: Flags = NO_FLAGS,
+    config: ConfigFile = None,
+    output: Annotated[Path | None, Parameter(name=("--output", "-o"), group=OUTPUT)] = None,
+    jobs: Annotated[int | None, Parameter(name=("--jobs", "-j"), group=OUTPUT)] = None,
+    json: Json = False,
+    markdown: Annotated[bool, Parameter(negative=(), group=OUTPUT)] = False,
 ) -> None:
     """Run several policies on the same trace and memory, and print one table.
 
@@ -43,23 +45,20 @@ def compare(
         New folder for compare.csv, the plots, and a run folder a policy.
     jobs
         Policies run at once; all CPUs unless given, one for small traces.
-    json
-        Print the table as JSON.
     markdown
         Print the table as Markdown.
     """
-    from kvsim.compare import compare as run_all
-    from kvsim.errors import InputError
-    from kvsim.result import new_folder
+    del config
+    from kvsim.comparison import check_comparison
+    from kvsim.comparison import compare as run_all
+    from kvsim.registry import split_policies
 
-    if output is not None:
-        new_folder(output)
-    if jobs is not None and jobs < 1:
-        raise InputError(f"--jobs must be at least 1, got {jobs}")
+    names, chosen = split_policies(policies), settings(flags)
+    check_comparison(names, chosen)
+    _check_output(output, jobs, json, markdown)
     loaded = reading.load(trace)
-    names = [name for name in policies.split(",") if name]
-    with _progress(len(names)) as done:
-        comparison = run_all(loaded, names, config, jobs=jobs, progress=done)
+    with Progress(len(names)) as progress:
+        comparison = run_all(loaded, names, chosen, jobs=jobs, progress=progress.done)
     for result in comparison.results.values():
         result.config["seed"] = reading.seed
     report(comparison, loaded, output, as_json=json, as_markdown=markdown)
@@ -69,6 +68,7 @@ def report(
     comparison: Comparison, trace: Trace, output: Path | None, *, as_json: bool, as_markdown: bool
 ) -> None:
     """Print the table and write the folder with its plots."""
+    from kvsim.cli.print_json import print_json
     from kvsim.reports import comparison_markdown, print_comparison, save_comparison
 
     for name, result in comparison.results.items():
@@ -80,14 +80,28 @@ def report(
         comparison.save(output, lambda folder: save_comparison(folder, *frames, caption=line))
     if as_json:
         rows = {name: result.summary for name, result in comparison.results.items()}
-        trace_name = {"name": trace.name, "requests": len(trace)}
-        print(json_text.dumps({"trace": trace_name, "policies": rows}, indent=2, default=str))
+        chosen = next(iter(comparison.results.values())).config["settings"]
+        of = {"name": trace.name, "requests": len(trace)}
+        print_json({"trace": of, "settings": chosen, "policies": rows})
     elif as_markdown:
         print(comparison_markdown(comparison.summary, caption=line))
     else:
         print_comparison(comparison.summary, caption=line)
     if output is not None:
-        print(f"Written to {output}: compare.csv, plots (PNG, SVG), a run folder a policy", file=sys.stderr)
+        plots = "plots (PNG, SVG), " if len(comparison.timeline) else ""
+        print(f"Written to {output}: compare.csv, {plots}a run folder a policy", file=sys.stderr)
+
+
+def _check_output(output: Path | None, jobs: int | None, json: bool, markdown: bool) -> None:
+    from kvsim.errors import InputError
+    from kvsim.result import new_folder
+
+    if jobs is not None and jobs < 1:
+        raise InputError(f"--jobs must be at least 1, got {jobs}")
+    if json and markdown:
+        raise InputError("--json and --markdown are two ways to print one table; give one of them")
+    if output is not None:
+        new_folder(output)
 
 
 def say_assumed_window(comparison: Comparison) -> None:
@@ -111,27 +125,30 @@ def say_assumed_window(comparison: Comparison) -> None:
             )
 
 
-class _progress:
+class Progress:
     """A line on stderr, where somebody may be looking, that counts finished policies."""
 
     def __init__(self, total: int) -> None:
-        self._total = total
-
-    def __enter__(self) -> Callable[[str, Result], None] | None:
+        """Expect so many policies."""
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bar
 
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        task = self._bar.add_task("policies", total=self._total)
+        self._bar = Bar(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task("policies", total=total)
+
+    def __enter__(self) -> Progress:
+        """Show the line."""
         self._bar.start()
-
-        def done(name: str, result: Result) -> None:
-            del result
-            self._bar.update(task, advance=1, description=f"{name} done")
-
-        return done
+        return self
 
     def __exit__(self, *exception: object) -> None:
+        """Remove it."""
         self._bar.stop()
+
+    def done(self, name: str, result: Result) -> None:
+        """Count a policy."""
+        del result
+        self._bar.update(self._task, advance=1, description=f"{name} done")

@@ -8,8 +8,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-WORKLOAD, REQUESTS, RATE = "agent", 600, 0.6
-MODEL, GPU, MEMORY = "mistral-7b-v0.1", "a100-40-sxm", 8 * 2**30
+WORKLOAD, REQUESTS, RATE, TURNS = "agent", 400, 0.8, 4
+"""Agent sessions of four turns on average, so that the longest prompt fits the model's 32,768 tokens."""
+MODEL, GPU = "mistral-7b-v0.1", "a100-40-sxm"
+"""A model with a window of its own in every layer, on a card that holds five reservations of its longest."""
 
 
 def demo(
@@ -27,24 +29,41 @@ def demo(
     seed
         Seed of the generated trace.
     json
-        Print the table as JSON.
+        Print one JSON object with the settings and every policy's summary.
     """
     from kvsim.cli.compare import report
-    from kvsim.compare import compare
+    from kvsim.cli.remarks import remarks
+    from kvsim.comparison import compare
+    from kvsim.result import new_folder
     from kvsim.traces.generate import generate
 
-    trace = generate(WORKLOAD, REQUESTS, rate=RATE, seed=seed)
-    comparison = compare(trace, model=MODEL, gpu=GPU, kv_cache_memory_bytes=MEMORY)
+    if not _is_a_demo(output):
+        new_folder(output)
+    trace = generate(WORKLOAD, REQUESTS, rate=RATE, seed=seed, turns=TURNS)
+    comparison = compare(trace, model=MODEL, gpu=GPU)
     for result in comparison.results.values():
         result.config["seed"] = seed
     _clear(output)
     report(comparison, trace, output, as_json=json, as_markdown=False)
+    for remark in remarks(comparison):
+        print(remark, file=sys.stderr)
     print(f"Look at {output / 'comparison.png'}", file=sys.stderr)
 
 
+def _is_a_demo(folder: Path) -> bool:
+    """Tell whether an earlier demo wrote the folder: nothing else may be removed."""
+    from kvsim.errors import InputError
+    from kvsim.result import load_result
+
+    try:
+        trace = load_result(folder / "paged").config["trace"]
+    except InputError:
+        return False
+    return (folder / "compare.csv").is_file() and (trace["name"], trace["requests"]) == (WORKLOAD, REQUESTS)
+
+
 def _clear(folder: Path) -> None:
-    """Remove what an earlier demo left, and nothing else."""
     import shutil
 
-    if (folder / "compare.csv").is_file():
+    if _is_a_demo(folder):
         shutil.rmtree(folder)

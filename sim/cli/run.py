@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
-import json as json_text
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
+from kvsim.cli.flags import (
+    NO_FLAGS,
+    OUTPUT,
+    POLICY,
+    TRACE,
+    ConfigFile,
+    Flags,
+    Json,
+    fill_from_file,
+    settings,
+)
 from kvsim.cli.trace_options import TraceOptions
-from kvsim.config import RunConfig
 
 if TYPE_CHECKING:
     from kvsim.result import Result
 
-DEFAULT_READING = TraceOptions()
-DEFAULT_CONFIG = RunConfig()
+Reading = Annotated[TraceOptions, Parameter(group=TRACE)]
+AS_THE_FILE_SAYS = TraceOptions()
+
+run = App(name="run", config=fill_from_file)
 
 
-def run(
-    trace: Path,
+@run.default
+def run_policy(
+    trace: Annotated[Path, Parameter(group=TRACE)],
+    /,
     *,
-    policy: str = "paged",
-    output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
-    step_log: Path | None = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
-    reading: TraceOptions = DEFAULT_READING,
-    config: Annotated[RunConfig, Parameter(name="*")] = DEFAULT_CONFIG,
+    policy: Annotated[str, Parameter(group=POLICY)] = "paged",
+    reading: Reading = AS_THE_FILE_SAYS,
+    flags: Flags = NO_FLAGS,
+    config: ConfigFile = None,
+    output: Annotated[Path | None, Parameter(name=("--output", "-o"), group=OUTPUT)] = None,
+    step_log: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    json: Json = False,
 ) -> None:
     """Replay a trace through one policy and print what came out.
 
@@ -42,29 +57,22 @@ def run(
         New folder for run.json, requests.parquet and timeline.parquet.
     step_log
         File for one JSON row a step; .gz is compressed.
-    json
-        Print the summary as JSON.
     """
+    del config
     from kvsim.result import new_folder
-    from kvsim.run import simulate
+    from kvsim.run import check_settings, simulate
     from kvsim.step_log import StepLog
 
+    chosen = settings(flags)
+    check_settings(policy, chosen)
     if output is not None:
         new_folder(output)
-    loaded = reading.load(trace)
-    if step_log is None:
-        result = simulate(loaded, policy, config)
-    else:
-        with StepLog(step_log, config.async_scheduling) as log:
-            result = simulate(loaded, policy, config, watch=log)
+    with nullcontext() if step_log is None else StepLog(step_log, chosen.async_scheduling) as log:
+        result = simulate(reading.load(trace), policy, chosen, watch=log)
     result.config["seed"] = reading.seed
     if output is not None:
         result.save(output)
-    say_rejected(policy, result)
-    if json:
-        print(json_text.dumps({"config": result.config, "summary": result.summary}, indent=2, default=str))
-    else:
-        _print_summary(policy, result, output)
+    _report(policy, result, output, json)
 
 
 def caption(result: Result) -> str:
@@ -72,12 +80,12 @@ def caption(result: Result) -> str:
     from kvsim.reports import provenance_caption
 
     config = result.config
-    settings = config["settings"]
+    chosen = config["settings"]
     digest = config["trace"]["sha256"]
     return provenance_caption(
         trace=f"{config['trace']['name']} ({config['trace']['requests']:,} requests, sha256 {str(digest)[:8]})",
-        model=settings["model"],
-        gpu=settings["gpu"],
+        model=chosen["model"],
+        gpu=chosen["gpu"],
         cost=config["cost"],
         seed=config.get("seed", 0),
         version=result.environment["kvsim"],
@@ -90,17 +98,22 @@ def say_rejected(policy: str, result: Result) -> None:
     if summary["rejected"]:
         frame = result.requests
         row = int((frame["status"] == "rejected").argmax())
-        first = f"the first in row {row}: {frame['reason'][row]}"
-        print(f"{policy}: {summary['rejected']} requests rejected; {first}", file=sys.stderr)
+        count = "1 request" if summary["rejected"] == 1 else f"{summary['rejected']:,} requests"
+        print(f"{policy}: {count} rejected; the first in row {row}: {frame['reason'][row]}", file=sys.stderr)
     if summary["unfinished"]:
-        print(f"{policy}: {summary['unfinished']} requests never finished", file=sys.stderr)
+        print(f"{policy}: {summary['unfinished']:,} requests never finished", file=sys.stderr)
 
 
-def _print_summary(policy: str, result: Result, output: Path | None) -> None:
+def _report(policy: str, result: Result, output: Path | None, as_json: bool) -> None:
     import pandas as pd
 
+    from kvsim.cli.print_json import print_json
     from kvsim.reports import print_comparison
 
-    print_comparison(pd.DataFrame([{"policy": policy} | result.summary]), caption=caption(result))
+    say_rejected(policy, result)
+    if as_json:
+        print_json({"config": result.config, "summary": result.summary})
+    else:
+        print_comparison(pd.DataFrame([{"policy": policy} | result.summary]), caption=caption(result))
     if output is not None:
         print(f"Written to {output}", file=sys.stderr)

@@ -40,14 +40,23 @@ CASES = (
 
 def main() -> None:
     """Print one row a case."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
     python = platform.python_version()
     print(f"{platform.machine()}, Python {python}, commit {commit.stdout.strip() or 'unknown'}, cost {COST}")
-    print(f"{'workload':20} {'policy':15} {'blocks':>7} {'requests':>9} {'req/CPU-s':>10} {'µs/step':>8} {'running':>8}")
+    print(
+        f"{'workload':20} {'policy':15} {'blocks':>7} {'requests':>9} {'req/CPU-s':>10} {'µs/step':>8} {'running':>8}"
+    )
     for name, trace, policy, blocks in CASES:
         began = time.process_time()
         result = simulate(
-            trace, policy, num_gpu_blocks_override=blocks, cost=COST, max_model_len=32_000, measure_capacity=False
+            trace,
+            policy,
+            num_gpu_blocks_override=blocks,
+            cost=COST,
+            max_model_len=32_000,
+            measure_capacity=False,
         )
         seconds = time.process_time() - began
         summary = result.summary

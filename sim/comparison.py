@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvsim.config import RunConfig
-from kvsim.result import Result, new_folder
-from kvsim.run import model_of, policies_named, simulate
+from kvsim.result import Result, whole_folder
+from kvsim.run import check_settings, model_of, policies_named, simulate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,10 +31,15 @@ class Comparison:
 
     @cached_property
     def summary(self) -> pd.DataFrame:
-        """One row a policy; columns are the summary's keys."""
+        """One row a policy; columns are the summary's keys, NaN where a run has no such number."""
         import pandas as pd
 
-        return pd.DataFrame([{"policy": name} | result.summary for name, result in self.results.items()])
+        numbers = pd.DataFrame([result.summary for result in self.results.values()])
+        # None, where nothing ran, would make a column of objects.
+        empty = numbers.columns[numbers.isna().any()]
+        numbers[empty] = numbers[empty].astype(float)
+        numbers.insert(0, "policy", list(self.results))
+        return numbers
 
     @cached_property
     def requests(self) -> pd.DataFrame:
@@ -48,18 +53,13 @@ class Comparison:
 
     def save(self, folder: Path | str, finish: Callable[[Path], object] | None = None) -> Path:
         """Write compare.csv and a run folder a policy, all or nothing; `finish` may add files."""
-        target = new_folder(Path(folder))
-        working = target.with_name(f".{target.name}.part")
-        working.mkdir()
-        for name, result in self.results.items():
-            result.save(working / _folder_name(name))
-        self.summary.to_csv(working / "compare.csv", index=False)
-        if finish is not None:
-            finish(working)
-        if target.exists():
-            target.rmdir()
-        working.rename(target)
-        return target
+        with whole_folder(Path(folder)) as working:
+            for name, result in self.results.items():
+                result.save(working / _folder_name(name))
+            self.summary.to_csv(working / "compare.csv", index=False)
+            if finish is not None:
+                finish(working)
+        return Path(folder)
 
     def _stacked(self, name: str) -> pd.DataFrame:
         import pandas as pd
@@ -99,6 +99,12 @@ def compare(
         if progress is not None:
             progress(name, result)
     return Comparison({name: found[name] for name in names})
+
+
+def check_comparison(policies: Sequence[str], config: RunConfig) -> None:
+    """Raise InputError for policies and settings that cannot work, whatever the trace."""
+    for name in policies_named(policies):
+        check_settings(name, _same_bytes(config))
 
 
 def _outcomes(workload: Workload, names: list[str], config: RunConfig, workers: int, measure: bool) -> Any:
