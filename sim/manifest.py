@@ -44,7 +44,6 @@ class CaseConfig:
     policy: str = "fcfs"
     prefix_cache_retention_interval: int | None = 0
     prefix_caching_hash_algo: str = "sha256"
-    """Collisions aside it changes nothing."""
     async_scheduling: bool = False
     hash_block_tokens: int | None = None
     max_num_active_seqs: int | None = None

@@ -147,7 +147,9 @@ class Planner:
                 plan.stalled.append(job)
                 batch.hold_back(job)
                 return True
-            if job.base + batch.step > job.lease.until and not self._grow(plan, job, job.base + batch.step, every):
+            if job.base + batch.step > job.lease.until and not self._grow(
+                plan, job, job.base + batch.step, every
+            ):
                 return False
             plan.budget -= 1
             return True

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, NoReturn, Protocol, runtime_checkable
+from typing import NamedTuple, NoReturn
 
+from kvsim.block_detail import BlockTables, hashed_blocks
 from kvsim.engine import COMPLETED, REJECTED, Simulation
 from kvsim.errors import InputError
 from kvsim.manifest import Case, Log, Row
 from kvsim.policy import Policy
 from kvsim.replica import Planned, Replica, StepRecord
-from kvsim.request import Sequence, Workload
+from kvsim.request import Workload
 from kvsim.step_log import step_row
 
 AT_END = ("blk_end", "free", "hashed")
@@ -54,20 +54,6 @@ class Verdict:
     def equal(self) -> bool:
         """Tell whether every step and every request agrees."""
         return self.difference is None
-
-
-@runtime_checkable
-class BlockTables(Protocol):
-    """What a detailed log asks of a policy with blocks."""
-
-    def tables(self, sequence: Sequence) -> list[list[int]]:
-        """Return the sequence's block table per group."""
-
-    def free_queue(self) -> list[int]:
-        """Return the free blocks in the order in which they will be taken."""
-
-    def hashed(self, running: Iterable[Sequence]) -> list[int]:
-        """Return the blocks with a content hash, those filled by these sequences included."""
 
 
 def verify_case(case: Case, workload: Workload, policy: Policy) -> Verdict:
@@ -197,30 +183,6 @@ class _Comparison:
         running = self._replica.batch.running
         policy = self._block_tables()
         return {str(row): policy.tables(running[row]) for row, _ in record.scheduled}
-
-
-def hashed_blocks(replica: Replica, ended: StepRecord, last: StepRecord) -> list[int]:
-    """Return the blocks with a content hash when a step has `ended`, `last` being the last one scheduled.
-
-    The engine lets decoding sequences name their blocks late, when that can no longer be missed; here it
-    catches up with them. A sequence in both steps did not know its last token when `last` was scheduled
-    (rule Y4).
-    """
-    assert isinstance(replica.policy, BlockTables)
-    batch = replica.batch
-    unknown = {row for row, _ in ended.scheduled} & {row for row, _ in last.scheduled}
-    if not replica.under_way:
-        unknown.clear()
-    decoding = [job for job in batch.running.values() if job.index not in batch.prefilling]
-    before = [(job.computed, job.tokens) for job in decoding]
-    for job in decoding:
-        computed = batch.length(job)
-        job.computed = computed - (job.index in unknown)
-        job.tokens = job.computed + 1
-    hashed = replica.policy.hashed(decoding)
-    for job, (computed, tokens) in zip(decoding, before, strict=True):
-        job.computed, job.tokens = computed, tokens
-    return hashed
 
 
 def request_rows(simulation: Simulation, scheduled_tokens: array[int]) -> list[Row]:
