@@ -35,6 +35,7 @@ class ContiguousPolicy(Policy):
     """
 
     name = "contiguous"
+    kv_layout = "contiguous"
 
     def __init__(
         self, *, reservation: str = "max", placement: str = "first-fit", block_size: int = 16

@@ -116,6 +116,8 @@ class Policy(ABC):
     """What `--policy` calls it."""
     refusal_holds: bool = True
     """Whether a refused admission stays refused while others only decode and nothing is released."""
+    kv_layout: str = "paged"
+    """How a sequence's KV lies, which attention kernels are timed by: `paged`, or `contiguous` in one piece."""
     reads_lengths: bool = False
     """Whether `usage` looks at `computed` of every sequence, which the engine then brings up to date."""
     capacity: int

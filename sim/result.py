@@ -54,6 +54,8 @@ class Result:
     def of(cls, simulation: Simulation, config: dict[str, Any], goodput: str | None = None) -> Result:
         """Read the outcome of a simulation that has run."""
         columns = Columns.of(simulation)
+        if simulation.endless is not None:
+            config = config | {"ended_early": simulation.endless}
         return cls(
             config, summarise(simulation, columns, goodput), request_columns(columns), timeline(simulation)
         )

@@ -107,7 +107,10 @@ def summarise(simulation: Simulation, columns: Columns, goodput: str | None = No
     summary |= _distribution("itl", gaps[:, 0] * 1e3, gaps[:, 1].astype(np.int64))
     normalised = columns.e2el_ms[done] / columns.output[done]
     summary["mean_normalized_latency_ms"] = float(normalised.mean()) if completed else None
-    return summary | _memory(ledger, simulation.clock) | _cache(simulation, columns)
+    summary |= _memory(ledger, simulation.clock) | _cache(simulation, columns)
+    # Models that rest on measurements know which steps lay outside them.
+    hull_share = getattr(replica.cost, "hull_share", None)
+    return summary if hull_share is None else summary | {"hull_share": hull_share}
 
 
 def _memory(ledger: Ledger, end: float) -> Summary:

@@ -81,6 +81,14 @@ def test_a_run_leaves_a_folder_that_reads_back(rows: Path, tmp_path: Path) -> No
     assert result.config["seed"] == 0
 
 
+def test_the_caption_says_how_many_gpus_share_the_model(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["run", str(rows), *LINEAR, "--tensor-parallel-size", "2"])
+
+    assert "GPU 2 × a100-80-sxm" in capsys.readouterr().out
+
+
 def test_an_empty_folder_that_is_there_is_filled(rows: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
 

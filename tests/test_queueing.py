@@ -53,7 +53,8 @@ def test_mean_time_to_first_token_is_that_of_a_poisson_queue_with_fixed_service(
 
 def test_each_request_waits_what_lindley_says() -> None:
     arrival = arrivals("gamma:2", 5_000, 6.0, np.random.default_rng(1))
-    expected, wait = [], 0.0
+    expected: list[float] = []
+    wait = 0.0
     for gap in np.diff(arrival, prepend=arrival[0]):
         wait = max(0.0, wait + 0.1 - gap) if expected else 0.0
         expected.append(wait + 0.1)

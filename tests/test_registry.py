@@ -110,7 +110,7 @@ def test_a_setting_becomes_the_value_it_reads_as(
         ("contiguous:zzz=1", "no parameter 'zzz'; it takes reservation, placement, block_size"),
         ("contiguous:placement=buddy:oops", "got 'buddy:oops'"),
         ("contiguous:placement=worst-fit", "placement must be one of first-fit, best-fit, buddy"),
-        ("contiguous:block_size=none", "block_size must be at least 1 token, got None"),
+        ("contiguous:block_size=none", "block_size must be int, got None"),
         ("no_such_module:Mine", "policy module 'no_such_module' cannot be imported"),
         ("no/such/file.py:Mine", "policy file 'no/such/file.py' does not exist"),
         ("kvsim.policy:Pool", "not a subclass of kvsim.Policy"),

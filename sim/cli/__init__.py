@@ -18,14 +18,15 @@ COMMANDS = {
     "capacity": """Print how much KV cache fits: bytes per token, pool size, requests at once.
 
     Without --model and --gpu it lists the built-in models and GPUs.""",
+    "calibrate": """Measure step costs, import them, and look at what they rest on.""",
     "policies": """List the policies, built in and installed, with their parameters and defaults.
 
     Set a parameter after a colon, as in --policy contiguous:placement=buddy. A policy of your own needs no
     registration: --policy ./mine.py:MyPolicy or --policy my_package.module:MyPolicy.""",
     "verify": """Replay recorded vLLM runs and compare every step and every request, number for number.
 
-    A line a case: equal, or the first difference. Exits with 0 when all are equal and with 1 when one differs.
-    The formats of manifests and logs are described in sim/README.md.""",
+    Prints a line a case, then the first difference of each that has one. Exits with 0 when all are equal and
+    with 1 when one differs. The formats of manifests and logs are described in sim/README.md.""",
 }
 """What each command's docstring says; here too, so that help loads none of them."""
 

@@ -27,7 +27,8 @@ HEADINGS: dict[Group, tuple[str, ...]] = {
         "block_size", "watermark", "enable_prefix_caching", "prefix_cache_retention_interval", "kv_groups",
     ),
     ENGINE: (
-        "cost", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "enable_chunked_prefill",
+        "cost", "allow_unrepresentative", "max_model_len", "max_num_seqs", "max_num_batched_tokens",
+        "enable_chunked_prefill",
         "long_prefill_token_threshold", "long_prefill_token_threshold_adaptive", "scheduler_reserve_full_isl",
         "scheduler", "scheduling_policy", "async_scheduling", "vllm_version",
     ),

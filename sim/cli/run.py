@@ -81,11 +81,11 @@ def caption(result: Result) -> str:
 
     config = result.config
     chosen = config["settings"]
-    digest = config["trace"]["sha256"]
+    digest, gpus = config["trace"]["sha256"], chosen["tensor_parallel_size"]
     return provenance_caption(
         trace=f"{config['trace']['name']} ({config['trace']['requests']:,} requests, sha256 {str(digest)[:8]})",
         model=chosen["model"],
-        gpu=chosen["gpu"],
+        gpu=chosen["gpu"] if gpus == 1 else f"{gpus} × {chosen['gpu']}",
         cost=config["cost"],
         seed=config.get("seed", 0),
         version=result.environment["kvsim"],
@@ -101,7 +101,15 @@ def say_rejected(policy: str, result: Result) -> None:
         count = "1 request" if summary["rejected"] == 1 else f"{summary['rejected']:,} requests"
         print(f"{policy}: {count} rejected; the first in row {row}: {frame['reason'][row]}", file=sys.stderr)
     if summary["unfinished"]:
-        print(f"{policy}: {summary['unfinished']:,} requests never finished", file=sys.stderr)
+        why = result.config.get("ended_early")
+        reason = f": {why}" if why else ""
+        print(f"{policy}: {summary['unfinished']:,} requests never finished{reason}", file=sys.stderr)
+    outside = 1 - summary.get("hull_share", 1)
+    if outside > 0:
+        print(
+            f"{policy}: {outside:.1%} of the steps lie outside what the cost profile measured",
+            file=sys.stderr,
+        )
 
 
 def _report(policy: str, result: Result, output: Path | None, as_json: bool) -> None:
