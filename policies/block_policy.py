@@ -73,7 +73,7 @@ class BlockPolicy(Policy):
         self._blocks: StackPool | CachingPool
         self._index: PrefixIndex | None = None
         if self.caches():
-            self._blocks = CachingPool(num_blocks)
+            self._blocks = CachingPool(num_blocks, len(self._groups))
             self._index = PrefixIndex(self._groups, self._blocks, self._contents, self.retention())
         else:
             self._blocks = StackPool(num_blocks)

@@ -46,8 +46,8 @@ class StackPool:
 class CachingPool:
     """Blocks that keep their content hash while free, until they are taken for something else."""
 
-    def __init__(self, num_blocks: int) -> None:
-        """Start with blocks 1 … num_blocks − 1 free and nothing findable."""
+    def __init__(self, num_blocks: int, groups: int = 1) -> None:
+        """Start with blocks 1 … num_blocks − 1 free and nothing findable in any group."""
         self.num_blocks = num_blocks
         self.usable = num_blocks - 1
         self.references = [0] * num_blocks
@@ -56,8 +56,9 @@ class CachingPool:
         self.extra_references = 0
         """Σ (references − 1) over the blocks that are held."""
         self._queue: OrderedDict[int, None] = OrderedDict.fromkeys(range(1, num_blocks))
+        self.found: list[dict[int, int]] = [{} for _ in range(groups)]
+        """Per group: the block to be hit for a content key."""
         self._key: list[Key | None] = [None] * num_blocks
-        self._found: dict[Key, int] = {}
         self._twins: dict[Key, list[int]] = {}
 
     @property
@@ -96,10 +97,6 @@ class CachingPool:
             queue[block] = None
             queue.move_to_end(block, last=False)
 
-    def find(self, key: Key) -> int | None:
-        """Return the block that got this hash first among those that still have it."""
-        return self._found.get(key)
-
     def is_free(self, block: int) -> bool:
         """Tell whether nobody holds the block."""
         return not self.references[block]
@@ -113,15 +110,16 @@ class CachingPool:
             self.reusable -= 1
         self.references[block] += 1
 
-    def name(self, block: int, key: Key) -> None:
-        """Make a held block findable."""
+    def name(self, block: int, group: int, key: int) -> None:
+        """Make a held block findable; of equal blocks the first named is the one to be hit."""
         if self._key[block] is not None:
             return
-        self._key[block] = key
-        if key in self._found:
-            self._twins.setdefault(key, []).append(block)
+        self._key[block] = (group, key)
+        found = self.found[group]
+        if key in found:
+            self._twins.setdefault((group, key), []).append(block)
         else:
-            self._found[key] = block
+            found[key] = block
 
     def free_queue(self) -> list[int]:
         """Return the queue, front first."""
@@ -133,12 +131,14 @@ class CachingPool:
 
     def _forget(self, block: int, key: Key) -> None:
         self._key[block] = None
+        group, content = key
+        found = self.found[group]
         twins = self._twins.get(key)
-        if self._found[key] == block:
+        if found[content] == block:
             if twins:
-                self._found[key] = twins.pop(0)
+                found[content] = twins.pop(0)
             else:
-                del self._found[key]
+                del found[content]
         elif twins:
             twins.remove(block)
         if twins is not None and not twins:

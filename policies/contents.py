@@ -25,6 +25,8 @@ class Contents:
         self.grain = grain
         self._workload = workload
         self._nodes: dict[tuple[object, ...], int] = {}
+        self._last: tuple[int, list[int]] = (-1, [])
+        """The row asked for last: a request at the head of the queue is looked up at every step."""
         ids = None if workload is None else workload.block_ids
         self.shares_nothing = ids is None or len(ids) == 0
         self.outputs_are_shared = bool(
@@ -46,6 +48,16 @@ class Contents:
             or workload.block_offsets is None
         ):
             return []
+        row = sequence.index
+        if row == self._last[0] and not self.outputs_are_shared:
+            return self._last[1]
+        keys = self._read(sequence, workload)
+        self._last = row, keys
+        return keys
+
+    def _read(self, sequence: Sequence, workload: Workload) -> list[int]:
+        assert workload.block_ids is not None
+        assert workload.block_offsets is not None
         row = sequence.index
         start, end = int(workload.block_offsets[row]), int(workload.block_offsets[row + 1])
         ids = workload.block_ids[start:end].tolist()

@@ -109,7 +109,8 @@ class PrefixIndex:
             if length == before or self._one_round():
                 break
         blocks = [self._prefix(sequence, keys, number, length) for number in range(len(self._groups))]
-        free = sum(self._pool.is_free(block) for table in blocks for block in table if block)
+        references = self._pool.references
+        free = sum([not references[block] for table in blocks for block in table if block])
         return Hit(length, blocks, free, keys, longest if longest > length else 0)
 
     def name(self, sequence: Sequence, tables: Tables, upto: int) -> None:
@@ -122,41 +123,61 @@ class PrefixIndex:
             if last <= first:
                 continue
             tables.named[number] = last
-            table = tables.blocks[number]
+            table, names = tables.blocks[number], self._names(tables.keys, group)
             for block in range(first, last):
-                if table[block] and self._is_kept(sequence, tables, group, block):
-                    self._pool.name(table[block], (number, self._key(sequence, tables.keys, group, block)))
+                if table[block] and (group.window is None or self._is_kept(sequence, tables, group, block)):
+                    name = names[block] if block < len(names) else self._private(sequence, group, block)
+                    self._pool.name(table[block], number, name)
 
     def _one_round(self) -> bool:
         full = sum(group.window is None for group, _ in self._sets)
         return len(self._sets) == 1 or (full == 1 and len(self._sets) == 2)
 
-    def _key(self, sequence: Sequence, keys: list[int], group: Group, block: int) -> int:
-        position = (block + 1) * group.block_size // self._grain - 1
-        return keys[position] if position < len(keys) else private_key(sequence.index, position)
+    def _names(self, keys: list[int], group: Group) -> list[int]:
+        """Return the content keys of a group's shared blocks: each that of the block's last piece (rule H3)."""
+        pieces = group.block_size // self._grain
+        return keys if pieces == 1 else keys[pieces - 1 :: pieces]
 
-    def _findable(
-        self, sequence: Sequence, keys: list[int], group: Group, members: list[int], block: int
-    ) -> bool:
-        key = self._key(sequence, keys, group, block)
-        return all(self._pool.find((number, key)) is not None for number in members)
+    def _private(self, sequence: Sequence, group: Group, block: int) -> int:
+        return private_key(sequence.index, (block + 1) * group.block_size // self._grain - 1)
 
     def _full_run(
         self, sequence: Sequence, keys: list[int], group: Group, members: list[int], length: int
     ) -> int:
-        block, most = 0, length // group.block_size
-        while block < most and self._findable(sequence, keys, group, members, block):
+        """Return the longest findable prefix (rule C6), cut to whole blocks of every group."""
+        names, maps = self._names(keys, group), [self._pool.found[number] for number in members]
+        most = length // group.block_size
+        shared = min(most, len(names))
+        first, *others = maps
+        block = 0
+        while block < shared and names[block] in first:
+            if others and not all(names[block] in found for found in others):
+                break
             block += 1
+        if block == shared:
+            while block < most and self._is_private_hit(sequence, group, maps, block):
+                block += 1
         return block * group.block_size // self._aligned * self._aligned
+
+    def _is_private_hit(
+        self, sequence: Sequence, group: Group, maps: list[dict[int, int]], block: int
+    ) -> bool:
+        name = self._private(sequence, group, block)
+        return all(name in found for found in maps)
 
     def _window_run(
         self, sequence: Sequence, keys: list[int], group: Group, members: list[int], length: int
     ) -> int:
+        names, maps = self._names(keys, group), [self._pool.found[number] for number in members]
         needed = max(1, group.run)
         run, end = 0, 0
         for block in range(length // group.block_size - 1, -1, -1):
             may_end = run > 0 or (block + 1) * group.block_size % self._aligned == 0
-            if may_end and self._findable(sequence, keys, group, members, block):
+            if block < len(names):
+                is_there = may_end and all(names[block] in found for found in maps)
+            else:
+                is_there = may_end and self._is_private_hit(sequence, group, maps, block)
+            if is_there:
                 end = end if run else block + 1
                 run += 1
                 if run >= needed:
@@ -168,10 +189,11 @@ class PrefixIndex:
     def _prefix(self, sequence: Sequence, keys: list[int], number: int, length: int) -> list[int]:
         group = self._groups[number]
         outside = group.outside(length)
-        table = [0] * outside
-        for block in range(outside, length // group.block_size):
-            found = self._pool.find((number, self._key(sequence, keys, group, block)))
-            table.append(found or 0)
+        names, found = self._names(keys, group), self._pool.found[number]
+        last = length // group.block_size
+        table = [0] * outside + [found.get(name, 0) for name in names[outside:last]]
+        for block in range(max(outside, len(names)), last):
+            table.append(found.get(self._private(sequence, group, block), 0))
         return table
 
     def _is_kept(self, sequence: Sequence, tables: Tables, group: Group, block: int) -> bool:

@@ -69,7 +69,7 @@ def test_window_of_four_needs_three_tokens_before_the_end_of_a_hit(prompt: int, 
     pool, contents = CachingPool(20), Contents(work, 1)
     keys = contents.keys(Sequence(0, 0.0, 15))
     for block, token in zip(pool.take(len(cached)), cached, strict=True):
-        pool.name(block, (0, keys[token]))
+        pool.name(block, 0, keys[token])
 
     found = PrefixIndex((Group(4, 1),), pool, contents, None).find(Sequence(0, 0.0, prompt))
 
@@ -80,12 +80,12 @@ def test_hit_of_full_and_windowed_layers_is_cut_from_both_sides() -> None:
     # Full attention has tokens 0–8, which bounds the window's scan from the right: 6 instead of 14.
     cached = (2, 3, 4, 5, 11, 12, 13)
     work = trace((0, 15, 1), ids=[[*range(15)]])
-    pool, contents = CachingPool(40), Contents(work, 1)
+    pool, contents = CachingPool(40, groups=2), Contents(work, 1)
     keys = contents.keys(Sequence(0, 0.0, 15))
     for token in range(9):
-        pool.name(pool.take(1)[0], (0, keys[token]))
+        pool.name(pool.take(1)[0], 0, keys[token])
     for token in cached:
-        pool.name(pool.take(1)[0], (1, keys[token]))
+        pool.name(pool.take(1)[0], 1, keys[token])
 
     found = PrefixIndex((Group(None, 1), Group(4, 1)), pool, contents, None).find(Sequence(0, 0.0, 15))
 
