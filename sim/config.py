@@ -65,7 +65,7 @@ class RunConfig(MemoryConfig):
     """Built-in GPU; `kvsim capacity --list` shows all."""
     cost: str = "roofline"
     """Step cost: roofline (of --gpu; assumed), roofline:GPU, linear:A,B,C = A + B·tokens + C·Σcontext seconds, or a
-    calibrated profile: its path, a name that `kvsim calibrate show` lists, or calibrated for that of --gpu and --model."""
+    calibrated profile: a path, a name that `kvsim calibrate show` lists, or calibrated for --gpu and --model."""
     allow_unrepresentative: bool = False
     """Take a profile that was not measured on a GPU, to try things out."""
     block_size: int = 16

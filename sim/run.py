@@ -148,7 +148,9 @@ def prepare_cost(config: RunConfig, policy: Policy) -> CostModel:
         return parse_linear(config.cost)
     if kind != "roofline":
         # By name, since the core knows none of the packages that build on it.
-        cost: CostModel = importlib.import_module("kvsim.calibration.cost_choice").profile_cost(config, policy)
+        cost: CostModel = importlib.import_module("kvsim.calibration.cost_choice").profile_cost(
+            config, policy
+        )
         return cost
     from kvsim.gpu import find_gpu
     from kvsim.roofline import RooflineCost
