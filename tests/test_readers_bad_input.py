@@ -211,7 +211,10 @@ def test_a_file_of_another_format_than_named_is_refused(tmp_path: Path, name: st
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "vidor"}, "unknown trace format 'vidor'; known: kvsim, rows, azure"),
+        (
+            {"format": "vidor"},
+            "unknown trace format 'vidor' (did you mean 'vidur'?); known: kvsim, rows, azure",
+        ),
         ({"columns": {"arrival": "arrived_at"}}, "--columns must name 'prompt'"),
         (
             {"columns": {"prompt": "p", "output": "num_decode_tokens"}},
