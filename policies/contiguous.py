@@ -28,7 +28,7 @@ class ContiguousPolicy(Policy):
     the true outputs: 32 for 25; at most max_model_len and the largest piece); the latter two read the true
     length and say so in `name`. `placement` is `first-fit`, `best-fit` or `buddy`, which rounds every piece up
     to a power of two, as the paper's Orca does. `block_size`, in tokens, only turns num_gpu_blocks_override
-    into token slots: (override − 1) · block_size.
+    into token slots: override · block_size, as it has no null block.
 
     A token takes one address; in `usage` it counts Σ weight slots over the attention spans, because the
     piece holds all layers' KV of every token, whatever a layer's window no longer reads.
@@ -113,7 +113,7 @@ class ContiguousPolicy(Policy):
     def _tokens(self, pool: Pool) -> int:
         if pool.num_gpu_blocks_override is None:
             return pool.tokens
-        return (pool.num_gpu_blocks_override - 1) * self.block_size
+        return pool.num_gpu_blocks_override * self.block_size
 
     def _reservation(self, sequence: Sequence) -> int:
         longest = self._pool.max_model_len

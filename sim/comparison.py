@@ -121,13 +121,10 @@ def _outcome(workload: Workload, name: str, config: RunConfig, measure: bool) ->
 
 
 def _same_bytes(config: RunConfig) -> RunConfig:
-    """Turn a number of blocks into bytes for a hybrid model, whose blocks differ in size by policy."""
+    """Turn a number of blocks into bytes: policies may differ in block size, and in what a block holds."""
     if config.num_gpu_blocks_override is None:
         return config
-    model = model_of(config)
-    if len(model.spans) == 1:
-        return config
-    token_bytes = model.kv_bytes_per_token(config.kv_cache_dtype, config.tensor_parallel_size)
+    token_bytes = model_of(config).kv_bytes_per_token(config.kv_cache_dtype, config.tensor_parallel_size)
     size = config.num_gpu_blocks_override * config.block_size * token_bytes
     return config.changed(num_gpu_blocks_override=None, kv_cache_memory_bytes=size)
 

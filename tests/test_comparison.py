@@ -47,3 +47,19 @@ def test_results_stand_in_the_order_asked_for() -> None:
 def test_policies_must_be_told_apart(names: list[str], said: str) -> None:
     with pytest.raises(InputError, match=said):
         compare(generate("alpaca", 5, rate=1.0), names, **SMALL)
+
+
+def test_blocks_of_any_size_are_cut_from_the_same_bytes() -> None:
+    comparison = compare(
+        generate("alpaca", 20, rate=10.0),
+        ["paged", "paged:block_size=64", "contiguous"],
+        num_gpu_blocks_override=1025,
+        max_model_len=1024,
+        measure_capacity=False,
+    )
+
+    pools = {result.config["pool"]["kv_bytes"] for result in comparison.results.values()}
+    slots = [result.config["pool"]["slots"] for result in comparison.results.values()]
+
+    assert len(pools) == 1
+    assert slots == [1024 * 16, 255 * 64, 1025 * 16]
