@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 calibrate = App(name="calibrate", help="Measure step costs, import them, and look at what they rest on.")
 calibrate.command(
+    "kvsim.cli.calibrate_run:run_calibration",
+    name="run",
+    help="Time kernels on this GPU and write a profile.",
+)
+calibrate.command(
     "kvsim.cli.calibrate_import:import_profile",
     name="import",
     help="Fit a profile to published kernel tables and write it.",
