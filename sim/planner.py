@@ -202,10 +202,11 @@ class Planner:
         return self.limits.vllm_version == "0.32" or self.limits.scheduling_policy != "priority"
 
     def _pass_over_behind(self, plan: Plan, stamp: int) -> None:
+        stalled = plan.stalled_rows()
         for job in reversed(self.batch.running.values()):
             if job.stamp < stamp:
                 break
-            if job.decoding and job.index not in plan.stalled_rows():
+            if job.decoding and job.index not in stalled:
                 plan.stalled.append(job)
                 self.batch.hold_back(job)
 

@@ -85,6 +85,7 @@ def summarise(simulation: Simulation, columns: Columns, goodput: str | None = No
     summary: Summary = {
         "duration": duration,
         "completed": completed,
+        "failed": len(done) - completed,
         "rejected": int((columns.status == REJECTED).sum()),
         "unfinished": int((columns.status == 0).sum()),
         "total_input_tokens": inputs,

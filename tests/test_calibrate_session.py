@@ -285,7 +285,9 @@ def test_a_partial_file_without_points_is_begun_anew(tmp_path: Path) -> None:
     PartialFile(tmp_path / "p.json").start(ABOUT, False)
     PartialFile(tmp_path / "p.json").start(ABOUT | {"seed": 1}, False)
 
-    PartialFile(tmp_path / "p.json").start(ABOUT | {"seed": 1}, True)
+    resumed = PartialFile(tmp_path / "p.json")
+    resumed.start(ABOUT | {"seed": 1}, True)
+    assert resumed.points == []
 
 
 def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
