@@ -6,9 +6,13 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from kvsim.errors import InputError
+from kvsim.placement import Placement
 from kvsim.policies.block_pool import CachingPool, StackPool
 from kvsim.policies.contents import Contents
+from kvsim.policies.counted import CountedBlocks
+from kvsim.policies.counted_prefix import CountedPrefix, Paths
 from kvsim.policies.groups import Group, Hit, PrefixIndex, Tables, grain
+from kvsim.policies.placement import block_placement
 from kvsim.policies.sharers import Sharers
 from kvsim.policy import NO_MATCH, Lease, Match, Policy, Pool, Span, Usage, reduced
 from kvsim.request import Sequence
@@ -69,6 +73,7 @@ class BlockPolicy(Policy):
         self._reserve = int(self.watermark * num_blocks)
         self._lag = 1 if pool.async_scheduling else 0
         self._holders = 0
+        self._workload = pool.workload
         self._contents = Contents(pool.workload, grain(self._groups))
         self._blocks: StackPool | CachingPool
         self._index: PrefixIndex | None = None
@@ -152,6 +157,15 @@ class BlockPolicy(Policy):
         sequence.memory = None
         self._holders -= 1
 
+    def count_blocks(self) -> Policy | None:
+        """Return a policy that counts blocks, where their numbers and contents make no difference."""
+        if self._fills_show or len(self._groups) > 1 or self._groups[0].window is not None:
+            return None
+        sizes = self._blocks.usable, self._reserve, self.scheduler_reserve_full_isl
+        if self._index is None:
+            return CountedBlocks(self, *sizes)
+        return CountedPrefix(self, *sizes, Paths(self._workload, self.block_size))
+
     def usage(self, waiting: Sequence | None) -> Usage:
         """Count blocks; a block is never too small for the next request."""
         del waiting
@@ -194,6 +208,14 @@ class BlockPolicy(Policy):
     def num_blocks(self) -> int:
         """Blocks in the pool, the null block included."""
         return self._blocks.num_blocks
+
+    def placements(self, running: Iterable[Sequence], waiting: Sequence | None) -> Placement:
+        """Lay the block tables out, and the cached blocks that nobody holds."""
+        del waiting
+        pool = self._blocks
+        cached = [] if isinstance(pool, StackPool) else [b for b in pool.named() if pool.is_free(b)]
+        tables = ((sequence.index, self.tables(sequence)) for sequence in running)
+        return block_placement(tables, self._groups, self.spans, self._slots, cached)
 
     def tables(self, sequence: Sequence) -> list[list[int]]:
         """Return the sequence's block table per group, 0 where a window has moved on."""

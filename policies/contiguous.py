@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import numpy as np
+
 from kvsim.errors import InputError
+from kvsim.placement import Held, Placement, Reader, Stretch
 from kvsim.policies.address_space import AddressSpace, BuddySpace, HoleSpace, Piece
 from kvsim.policy import Lease, Match, Policy, Pool, Usage, reduced
 from kvsim.registry import register
-from kvsim.request import Sequence
+from kvsim.request import IntColumn, Sequence
 
 _ENDINGS = {"max": "", "oracle": "-oracle", "pow2": "-pow2-oracle"}
 
@@ -110,6 +113,17 @@ class ContiguousPolicy(Policy):
         """Return the free pieces by address, in token slots."""
         return self._space.holes()
 
+    def placements(self, running: Iterable[Sequence], waiting: Sequence | None) -> Placement:
+        """Lay the pieces at their addresses, each token over the slots of all layers."""
+        del running
+        scale = self.slots_per_token
+        address, tokens, holder = _columns(self.occupied(), 3)
+        wanted = 0 if waiting is None else self._space.rounded(self._reservation(waiting))
+        small = _columns([hole for hole in self.holes() if hole.size < wanted], 2) * scale
+        readers = tuple(Reader(span.window, span.weight) for span in self.spans)
+        held = Held(readers, address * scale, tokens, np.zeros(len(tokens), np.int64), holder)
+        return Placement((held,), external=Stretch(*small))
+
     def _tokens(self, pool: Pool) -> int:
         if pool.num_gpu_blocks_override is None:
             return pool.tokens
@@ -130,6 +144,10 @@ class ContiguousPolicy(Policy):
 def power_of_two(tokens: int) -> int:
     """Return the least power of two that is at least `tokens`, for `tokens` ≥ 1."""
     return 1 << (tokens - 1).bit_length()
+
+
+def _columns(rows: Iterable[tuple[int, ...]], width: int) -> IntColumn:
+    return np.array(list(rows), np.int64).reshape(-1, width).T
 
 
 def _choose(parameter: str, value: str, allowed: Iterable[str]) -> None:

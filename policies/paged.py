@@ -5,7 +5,7 @@ from __future__ import annotations
 from kvsim.errors import InputError
 from kvsim.policies.block_policy import BlockPolicy
 from kvsim.policies.swap import SwapSpace
-from kvsim.policy import NO_MATCH, Lease, Match, Pool
+from kvsim.policy import NO_MATCH, Lease, Match, Policy, Pool
 from kvsim.registry import register
 from kvsim.request import Sequence
 
@@ -65,6 +65,10 @@ class PagedPolicy(BlockPolicy):
         if self.preemption == "swap" and not finished:
             self._swap.put(sequence)
         super().release(sequence, finished)
+
+    def counted(self) -> Policy | None:
+        """Count blocks, unless some go to the CPU or a subclass does something of its own."""
+        return self.count_blocks() if type(self) is PagedPolicy and self.preemption == "recompute" else None
 
     def transfers(self) -> float:
         """Return and forget the seconds of copying over the link."""

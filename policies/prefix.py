@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvsim.policies.block_policy import BlockPolicy
+from kvsim.policy import Policy
 from kvsim.registry import register
 
 
@@ -23,6 +24,10 @@ class PrefixPolicy(BlockPolicy):
         self.block_size = block_size
         self.watermark = watermark
         self.scheduler_reserve_full_isl = scheduler_reserve_full_isl
+
+    def counted(self) -> Policy | None:
+        """Keep cached content in runs, unless a subclass does something of its own."""
+        return self.count_blocks() if type(self) is PrefixPolicy else None
 
     def caches(self) -> bool:
         """Keep freed blocks findable."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from operator import add
+
 from kvsim.batch import Batch, Job
 from kvsim.cost import Step
 from kvsim.planner import Plan
@@ -16,37 +19,86 @@ class Account:
         self._batch = batch
         self._attention = attention
         self._slots = slots
+        self._is_plain = [span.window for span in attention] == [None]
+        self._slot_weight = slots[0].weight if [span.window for span in slots] == [None] else 0
         self._place = {window: number for number, window in enumerate(batch.windows)}
 
     def step(self, plan: Plan) -> Step:
         """Return the features that a step is priced by."""
         batch = self._batch
-        held_back = [batch.length(job) for job in plan.stalled]
-        decodes = batch.decodes - len(held_back)
-        context = batch.context - sum(held_back)
-        reads = tuple([self._decode_reads(span.window, held_back) for span in self._attention])
+        decodes, context = batch.decodes, batch.context
+        held_back = [batch.length(job) for job in plan.stalled] if plan.stalled else []
+        if held_back:
+            decodes -= len(held_back)
+            context -= sum(held_back)
+        if self._is_plain:
+            reads: tuple[int, ...] = (context,)
+        else:
+            reads = tuple([self._decode_reads(span.window, held_back) for span in self._attention])
         if not plan.chunks:
             return Step(decodes, context, decodes, reads)
-        chunks = [(job.computed, tokens) for job, tokens in plan.chunks.values()]
-        prefill_tokens = sum(tokens for _, tokens in chunks)
+        lengths = prefill_tokens = whole_area = 0
+        for job, tokens in plan.chunks.values():
+            length = job.computed
+            lengths += length
+            prefill_tokens += tokens
+            whole_area += tokens * (2 * length - tokens + 1) // 2
+        seen: tuple[int, ...] = (lengths,)
+        areas: tuple[int, ...] = (whole_area,)
+        if not self._is_plain:
+            chunks = [(job.computed, tokens) for job, tokens in plan.chunks.values()]
+            windows = [span.window for span in self._attention]
+            seen = tuple([sum([_seen(*chunk, window) for chunk in chunks]) for window in windows])
+            areas = tuple([sum([area(*chunk, window) for chunk in chunks]) for window in windows])
         return Step(
-            tokens=decodes + prefill_tokens,
-            context=context + sum(length for length, _ in chunks),
-            decodes=decodes,
-            decode_context=reads,
-            prefills=len(chunks),
-            prefill_tokens=prefill_tokens,
-            prefill_context=tuple(
-                sum(_seen(*chunk, span.window) for chunk in chunks) for span in self._attention
-            ),
-            prefill_area=tuple(
-                sum(area(*chunk, span.window) for chunk in chunks) for span in self._attention
-            ),
+            decodes + prefill_tokens,
+            context + lengths,
+            decodes,
+            reads,
+            len(plan.chunks),
+            prefill_tokens,
+            seen,
+            areas,
         )
+
+    def decoding(self) -> tuple[int, int]:
+        """Return the live slots while everybody decodes, shared ones counted for each, and what a step adds."""
+        batch = self._batch
+        if self._slot_weight:
+            return self._slot_weight * batch.context, self._slot_weight * batch.decodes
+        live = more = 0
+        for window, weight in self._slots:
+            if window is None:
+                live += weight * batch.context
+                more += weight * batch.decodes
+            else:
+                place = self._place[window]
+                live += weight * batch.windowed[place]
+                more += weight * batch.growing[place]
+        return live, more
+
+    def decode_steps(self) -> Iterator[Step]:
+        """Go through the steps ahead in which everybody decodes and no window fills up."""
+        batch = self._batch
+        decodes, context = batch.decodes, batch.context
+        places = [None if span.window is None else self._place[span.window] for span in self._attention]
+        reads = [context if place is None else batch.windowed[place] for place in places]
+        more = [decodes if place is None else batch.growing[place] for place in places]
+        while True:
+            context += decodes
+            reads = list(map(add, reads, more))
+            yield Step(decodes, context, decodes, tuple(reads))
 
     def live(self, ending: dict[int, Job]) -> tuple[int, int]:
         """Return the slots that attention reads, shared ones counted for each reader, and Σ length."""
         batch = self._batch
+        if self._slot_weight:
+            length = batch.context
+            for job in batch.prefilling.values():
+                length += job.computed
+            for job in ending.values():
+                length += job.computed
+            return self._slot_weight * length, length
         chunks = [(job.computed, job.chunk) for job in batch.prefilling.values()]
         if ending:
             chunks += [(job.computed, 1) for job in ending.values()]

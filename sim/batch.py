@@ -16,55 +16,41 @@ class Job(Sequence):
     While it decodes its length is `base + Batch.step`, so that a step need not touch it.
     """
 
-    __slots__ = (
-        "base",
-        "cached",
-        "decoding",
-        "due",
-        "final",
-        "first_scheduled",
-        "first_token",
-        "last_token",
-        "lease",
-        "lost",
-        "passed",
-        "preemptions",
-        "reach",
-        "readmission_hits",
-        "recomputed",
-        "stamp",
-        "wait_from",
-    )
+    # Most jobs never change most of these, so the class holds what they start as.
+    base = 0
+    """Length less `Batch.step`, while it decodes."""
+    decoding = False
+    due = -1
+    """Decode step at which it will have outgrown its lease, as far as is known."""
+    stamp = -1
+    """Order of admission, new at every one; −1 while it does not run."""
+    passed = 0
+    """How many of the batch's windows it has outgrown."""
+    lease = Lease(0)
+    reach = 0
+    """Slots it has and will have filled, of what it holds (`Policy.reach`); not kept where blocks are counted."""
+    pad = 0
+    """Where blocks are counted: tokens of its last block that it will never fill; known once it is computed so far."""
+    cached = 0
+    """Tokens found at first admission."""
+    readmission_hits = 0
+    """Tokens found again after preemptions."""
+    lost = 0
+    """Tokens whose KV the last preemption threw away."""
+    recomputed = 0
+    preemptions = 0
+    first_scheduled = NEVER
+    first_token = NEVER
+    last_token = NEVER
+    """When its last token came out; kept only while it is preempted or passed over."""
 
     def __init__(self, index: int, arrival: float, prompt_tokens: int, priority: int, final: int) -> None:
         """`final` is the number of tokens that will have KV when it finishes."""
-        super().__init__(index, arrival, prompt_tokens, priority)
+        self.index = index
+        self.arrival = arrival
+        self.prompt_tokens = self.tokens = prompt_tokens
+        self.priority = priority
         self.final = final
-        self.base = 0
-        self.decoding = False
-        self.due = -1
-        """Decode step at which it will have outgrown its lease, as far as is known."""
-        self.stamp = -1
-        """Order of admission, new at every one; −1 while it does not run."""
-        self.passed = 0
-        """How many of the batch's windows it has outgrown."""
-        self.lease = Lease(0)
-        self.reach = 0
-        """Slots it has and will have filled, of what it holds (`Policy.reach`)."""
-        self.cached = 0
-        """Tokens found at first admission."""
-        self.readmission_hits = 0
-        """Tokens found again after preemptions."""
-        self.lost = 0
-        """Tokens whose KV the last preemption threw away."""
-        self.recomputed = 0
-        self.preemptions = 0
-        self.first_scheduled = NEVER
-        self.first_token = NEVER
-        self.last_token = NEVER
-        """When its last token came out; kept only while it is preempted or passed over."""
-        self.wait_from = arrival
-        """Since when it waits."""
 
 
 Calendar = defaultdict[int, list[tuple[int, Job]]]
@@ -80,6 +66,16 @@ class Batch:
     def __init__(self, windows: tuple[int, ...]) -> None:
         """`windows` are the attention windows, ascending, for which Σ min(length, W) is kept."""
         self.windows = windows
+        self.block_size = 0
+        """Tokens of the blocks that are counted (`Policy.counted_block`); 0 where leases tell who needs memory."""
+        self.phases: list[int] = [0]
+        """How many decoding sequences have each `base` modulo the block size: who needs a block when."""
+        self.overhang = 0
+        """Σ `Job.pad` over the running."""
+        self.tails: dict[int, int] = {}
+        """Σ `Job.pad` of the decoding sequences that get their last counted block in a decode step to come."""
+        self.marks: set[int] = set()
+        """Decode steps for which a calendar has an entry."""
         self.step = 0
         """Decode steps so far; what `Job.base` is relative to."""
         self.running: dict[int, Job] = {}
@@ -95,9 +91,20 @@ class Batch:
         self._ends: Calendar = defaultdict(list)
         self._bends: Calendar = defaultdict(list)
 
+    def count_blocks(self, block_size: int) -> None:
+        """From now on keep count of who needs its next block when; nobody must be running."""
+        self.block_size = block_size
+        self.phases = [0] * (block_size or 1)
+
+    @property
+    def growing(self) -> list[int]:
+        """How many decoding sequences have not filled each window."""
+        return self._growing
+
     def advance(self) -> None:
         """Give every decoding sequence one more token."""
         self.step += 1
+        self.marks.discard(self.step)
         self.context += self.decodes
         for number, growing in enumerate(self._growing):
             self.windowed[number] += growing
@@ -114,6 +121,49 @@ class Batch:
                 self._growing[job.passed] -= 1
                 job.passed += 1
             self._bend(job)
+
+    def wanted(self, step: int) -> int:
+        """Return how many counted blocks the decodes of a step take."""
+        return self.phases[(1 - step) % self.block_size]
+
+    def stops(self, step: int) -> bool:
+        """Tell whether a sequence may end or fill a window in a decode step, or need a new lease in the next one."""
+        return step in self._ends or step in self._bends or step + 1 in self._due
+
+    def needs_block(self, job: Job) -> bool:
+        """Tell whether a decoding sequence outgrows its blocks or its lease in this step."""
+        length = job.base + self.step
+        if self.block_size:
+            return (length - 1) % self.block_size == 0
+        return length > job.lease.until
+
+    def last_blocks(self, step: int) -> int:
+        """Take note of the sequences that get their last block in a step; return what they leave unfilled."""
+        pads = self.tails.pop(step, 0)
+        self.overhang += pads
+        return pads
+
+    def cover(self, job: Job, tokens: int) -> None:
+        """Note what a sequence whose blocks cover so many tokens will leave unfilled."""
+        size = self.block_size
+        if not job.pad and tokens > (job.final - 1) // size * size:
+            job.pad = -job.final % size
+            self.overhang += job.pad
+
+    def uncover(self, job: Job) -> None:
+        """Forget what a sequence leaves unfilled."""
+        if not job.pad:
+            return
+        if job.due > self.step:
+            self.tails[job.due] -= job.pad
+        else:
+            self.overhang -= job.pad
+        job.pad = 0
+        job.due = -1
+
+    def has_due(self, step: int) -> bool:
+        """Tell whether some sequence may have outgrown its lease at a decode step."""
+        return step in self._due
 
     def due(self) -> list[tuple[int, Job]]:
         """Return the decoding sequences whose lease does not cover this step, in no order."""
@@ -137,7 +187,7 @@ class Batch:
             if job.base + self.step == job.final:
                 found.append(job)
             else:
-                self._ends[job.final - job.base].append((stamp, job))
+                self._mark(self._ends, job.final - job.base, job)
         return found
 
     def expect(self, job: Job) -> None:
@@ -147,6 +197,7 @@ class Batch:
             if due != job.due:
                 job.due = due
                 self._due[due].append((job.stamp, job))
+                self.marks.add(due - 1)
 
     def join(self, job: Job) -> None:
         """Let a sequence whose tokens all have KV but the last decode from the next step on."""
@@ -164,9 +215,13 @@ class Batch:
                 self._growing[number] += 1
             else:
                 job.passed = number + 1
-        self._bend(job)
-        self._ends[job.final - job.base].append((job.stamp, job))
-        self.expect(job)
+        if self.windows:
+            self._bend(job)
+        self._mark(self._ends, job.final - job.base, job)
+        if self.block_size:
+            self._count(job)
+        else:
+            self.expect(job)
 
     def leave(self, job: Job) -> None:
         """Take a decoding sequence out of the sums; its length is then in `computed`."""
@@ -175,15 +230,35 @@ class Batch:
         job.decoding = False
         self.decodes -= 1
         self.context -= length
+        if self.block_size:
+            self.phases[job.base % self.block_size] -= 1
         for number, window in enumerate(self.windows):
             self.windowed[number] -= min(length, window)
             if number >= job.passed:
                 self._growing[number] -= 1
 
+    def jump(self, steps: int) -> None:
+        """Give every decoding sequence so many more tokens; no window fills up before the last."""
+        self.step += steps
+        self.context += steps * self.decodes
+        for number, growing in enumerate(self._growing):
+            self.windowed[number] += steps * growing
+
     def hold_back(self, job: Job) -> None:
         """Take back this step's token from a decoding sequence that is passed over."""
         job.base -= 1
         self.context -= 1
+        if self.block_size:
+            size = self.block_size
+            self.phases[(job.base + 1) % size] -= 1
+            self.phases[job.base % size] += 1
+            if job.due >= self.step:
+                if job.due > self.step:
+                    self.tails[job.due] -= job.pad
+                else:
+                    # Its last block is not taken in this step after all.
+                    self.overhang -= job.pad
+                self._expect_tail(job, job.due + 1)
         for number in range(job.passed, len(self.windows)):
             self.windowed[number] -= 1
 
@@ -191,6 +266,24 @@ class Batch:
         """Return how many of the sequence's tokens have KV."""
         return job.base + self.step if job.decoding else job.computed
 
+    def _count(self, job: Job) -> None:
+        """Note in which steps a sequence that starts to decode takes its blocks."""
+        size = self.block_size
+        self.phases[job.base % size] += 1
+        if not job.pad:
+            job.pad = -job.final % size
+            if job.pad:
+                self._expect_tail(job, (job.final - 1) // size * size + 1 - job.base)
+
+    def _expect_tail(self, job: Job, step: int) -> None:
+        job.due = step
+        self.tails[step] = self.tails.get(step, 0) + job.pad
+        self.marks.add(step)
+
     def _bend(self, job: Job) -> None:
         if job.passed < len(self.windows):
-            self._bends[self.windows[job.passed] - job.base].append((job.stamp, job))
+            self._mark(self._bends, self.windows[job.passed] - job.base, job)
+
+    def _mark(self, calendar: Calendar, step: int, job: Job) -> None:
+        calendar[step].append((job.stamp, job))
+        self.marks.add(step)

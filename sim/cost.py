@@ -30,10 +30,27 @@ class Step(NamedTuple):
     """Σ KV tokens the chunks read, per span."""
     prefill_area: tuple[int, ...] = ()
     """Σ over the chunks' queries of the KV tokens each attends to, per span."""
+    decode_shared: int = 0
+    """Σ over decodes of the KV tokens they read, windows left aside, that another running decode reads from the
+    same memory; the first reader of each token is not counted."""
+
+
+class Line(NamedTuple):
+    """What steps of a fixed number of decodes cost: `fixed` + `rate` · Σ context, in seconds."""
+
+    fixed: float
+    rate: float
+    until: int
+    """Σ context, in tokens, up to which that holds."""
 
 
 class CostModel(Protocol):
-    """Price a step; pure, and O(1) in the number of sequences."""
+    """Price a step; pure, and O(1) in the number of sequences.
+
+    A model may also have `decode_line(decodes, context) -> Line | None`: the line that prices steps without
+    prefills, of so many decodes that attend to everything, from this Σ context on, equal to `seconds` to the last
+    bit. Runs are then a good deal faster.
+    """
 
     @property
     def label(self) -> str:
@@ -63,6 +80,11 @@ class LinearCost:
     def seconds(self, step: Step) -> float:
         """Evaluate the line."""
         return self.a + self.b * step.tokens + self.c * step.context
+
+    def decode_line(self, decodes: int, context: int) -> Line:
+        """Return the line for so many decodes."""
+        del context
+        return Line(self.a + self.b * decodes, self.c, 1 << 62)
 
 
 def parse_linear(text: str) -> LinearCost:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 from array import array
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from heapq import heappush
+from math import inf
 from typing import Any
 
 import simpy
 from simpy.events import EventPriority
 
+from kvsim.arrivals import Arrivals
 from kvsim.batch import NEVER, Job
 from kvsim.cost import CostModel
 from kvsim.policy import Policy
@@ -17,6 +21,7 @@ from kvsim.replica import Replica
 from kvsim.request import Workload
 from kvsim.scheduler import Limits
 from kvsim.standstill import Standstill
+from kvsim.stretch import Stretch
 
 Process = Generator[simpy.Event, Any, None]
 
@@ -55,10 +60,12 @@ class Outcomes:
         row = job.index
         self.first_scheduled[row] = job.first_scheduled
         self.first_token[row] = job.first_token
-        self.cached[row] = job.cached
-        self.readmission_hits[row] = job.readmission_hits
-        self.recomputed[row] = job.recomputed
-        self.preemptions[row] = job.preemptions
+        if job.cached:
+            self.cached[row] = job.cached
+        if job.preemptions:
+            self.readmission_hits[row] = job.readmission_hits
+            self.recomputed[row] = job.recomputed
+            self.preemptions[row] = job.preemptions
 
 
 class Simulation:
@@ -79,74 +86,53 @@ class Simulation:
         start-up check would (rule L5): it stays unfinished, and `endless` says so where steps go on for ever.
         """
         self.workload = workload
-        self.reject_never_fits = reject_never_fits
         self.limits = limits
+        self.reject_never_fits = reject_never_fits
         self.outcomes = Outcomes(len(workload))
-        self._arrival = workload.arrival
-        self._prompt = workload.prompt_tokens
-        self._output = workload.output_tokens
-        self._priority = workload.priority
         self._followers = _followers(workload)
-        start = float(self._arrival[0]) if len(workload) else 0.0
+        start = float(workload.arrival[0]) if len(workload) else 0.0
         self.replica = Replica(policy, limits, cost, start)
         self.env = simpy.Environment(initial_time=start)
         self.clock = start
+        self._source: Arrivals
         self._inbox: list[Job] = []
         self._unanswered: list[int] = []
-        self._wake: simpy.Event | None = None
         self._standstill = Standstill(self.replica)
+        self.keeps_places = False
+        """Whether blocks get their numbers even if nobody watches, for a look at the policy after the run."""
+        self._stretch: Stretch | None = None
         self.endless: str | None = None
         """Why the run was cut short: the same preemptions over and over, and no token between them."""
 
     def run(self) -> None:
         """Run until nothing can happen any more."""
-        self.env.process(self._arrivals())
+        if self.replica.watch is None and self.replica.watch_end is None and not self.limits.async_scheduling:
+            if not self.keeps_places:
+                self.replica.count_blocks()
+            self._stretch = Stretch(self.replica, self._finish)
+        holder = self.replica.policy if self.reject_never_fits else None
+        self._source = Arrivals(self.workload, self.limits.max_model_len, holder, self._reject)
         self.env.process(self._serve())
-        self.env.run()
+        with _seldom_collected():
+            self.env.run()
         for job in [*self.replica.waiting, *self.replica.batch.running.values()]:
             self.outcomes.store(job)
-        self.replica.ledger.timeline.close(self.clock)
+        self.replica.ledger.close(self.clock)
 
     # -- requests come ------------------------------------------------------------------------------------
-
-    def _arrivals(self) -> Process:
-        """Send the open-loop requests at their times."""
-        parents = self.workload.parent
-        for row in range(len(self.workload)):
-            if parents is not None and parents[row] >= 0:
-                continue
-            at = float(self._arrival[row])
-            if at > self.env.now:
-                yield self._at(at)
-            self._send(row, at)
 
     def _follow(self, row: int, at: float) -> Process:
         """Send a closed-loop request once its session has thought long enough."""
         yield self._at(at)
-        self._send(row, at)
+        job = self._source.job(row, at)
+        if job is not None:
+            self._inbox.append(job)
 
-    def _send(self, row: int, at: float) -> None:
-        prompt, output = int(self._prompt[row]), int(self._output[row])
+    def _reject(self, row: int, at: float, reason: str) -> None:
         self.outcomes.arrival[row] = at
-        longest = self.limits.max_model_len
-        reason: str | None
-        final = min(prompt + output, longest) - 1
-        if not prompt:
-            reason = "a prompt of 0 tokens has nothing to compute"
-        elif prompt >= longest:
-            reason = f"prompt of {prompt} tokens does not fit max_model_len {longest} with an output"
-        else:
-            reason = self.replica.policy.refuses(final) if self.reject_never_fits else None
-        if reason is not None:
-            self.outcomes.status[row] = REJECTED
-            self.outcomes.reasons[row] = reason
-            self._answered(row, at)
-            return
-        priority = int(self._priority[row]) if self._priority is not None else 0
-        self._inbox.append(Job(row, at, prompt, priority, final))
-        if self._wake is not None:
-            self._wake.succeed()
-            self._wake = None
+        self.outcomes.status[row] = REJECTED
+        self.outcomes.reasons[row] = reason
+        self._answered(row, at)
 
     def _answered(self, row: int, at: float) -> None:
         for follower, think in self._followers.get(row, ()):
@@ -156,23 +142,36 @@ class Simulation:
 
     def _serve(self) -> Process:
         """Run steps ahead of simulated time until the next thing anyone else has scheduled."""
+        env, source = self.env, self._source
+        at, is_idle = self.clock, True
         while True:
-            yield self._at(self.clock, AFTER_OTHERS)
+            yield self._at(at, AFTER_OTHERS)
             if self._unanswered:
                 self._answer()
                 continue
-            self._take_arrivals()
-            if not self._run_ahead():
-                if self.endless:
-                    return
-                self._wake = self.env.event()
-                yield self._wake
-                self.clock = max(self.clock, self.env.now)
+            if self._take_arrivals(at):
+                self.clock, is_idle = max(self.clock, at), False
+            if env.peek() <= at:
+                continue
+            is_idle = is_idle or not self._run_ahead()
+            if self.endless:
+                return
+            at = max(at, min(source.next, env.peek())) if is_idle else self.clock
+            if at == inf:
+                return
 
     def _run_ahead(self) -> bool:
         """Run until somebody else has something to say; False when there is nothing to run."""
-        env, replica = self.env, self.replica
-        while True:
+        env, replica, source = self.env, self.replica, self._source
+        while not self._unanswered:
+            if self._stretch is not None:
+                self.clock = self._stretch.run(self.clock, min(source.next, env.peek()))
+            if self._unanswered or self.clock >= env.peek():
+                return True
+            if self.clock >= source.next:
+                self._take_arrivals(self.clock)
+                if self.clock >= env.peek():
+                    return True
             planned = replica.begin(self.clock)
             if planned is not None and planned.preempted:
                 self.endless = self._standstill.after(planned)
@@ -182,29 +181,43 @@ class Simulation:
                 return False
             if planned is None or replica.is_full:
                 self._end_step()
-            if self._unanswered or self.clock >= env.peek():
-                return True
+        return True
 
     def _end_step(self) -> None:
         ended = self.replica.end()
         self.clock = max(self.clock, ended.end)
-        outcomes = self.outcomes
         for job in ended.finished:
-            outcomes.store(job)
-            outcomes.finish[job.index] = ended.end
-            outcomes.status[job.index] = COMPLETED
-            if job.index in self._followers:
-                self._unanswered.append(job.index)
+            self._finish(job, ended.end)
+
+    def _finish(self, job: Job, end: float) -> bool:
+        """Write down what a request with its last token went through; False when somebody waited for that."""
+        outcomes, row = self.outcomes, job.index
+        outcomes.store(job)
+        outcomes.finish[row] = end
+        outcomes.status[row] = COMPLETED
+        if row not in self._followers:
+            return True
+        self._unanswered.append(row)
+        return False
 
     def _answer(self) -> None:
         rows, self._unanswered = self._unanswered, []
         for row in rows:
             self._answered(row, self.clock)
 
-    def _take_arrivals(self) -> None:
-        if self._inbox:
-            self.replica.offer(sorted(self._inbox, key=lambda job: (job.arrival, job.index)), self.clock)
-            self._inbox.clear()
+    def _take_arrivals(self, now: float) -> bool:
+        """Queue whoever has come by now, in order of arrival; False when that is nobody."""
+        jobs = self._inbox = self._inbox + self._source.take(now)
+        # What was rejected may have had followers that come at once.
+        if not jobs or self.env.peek() <= now:
+            return False
+        if self._followers:
+            jobs.sort(key=lambda job: (job.arrival, job.index))
+        for job in jobs:
+            self.outcomes.arrival[job.index] = job.arrival
+        self.replica.offer(jobs, now)
+        self._inbox = []
+        return True
 
     def _at(self, time: float, priority: int = 1) -> simpy.Event:
         """Return an event at exactly this time: now plus a delay may miss it by an ulp, whatever the delay."""
@@ -214,6 +227,17 @@ class Simulation:
         event._value = None
         heappush(env._queue, (max(time, env.now), EventPriority(priority), next(env._eid), event))
         return event
+
+
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Look for garbage in cycles a hundred times less often: a run makes many objects, and hardly any cycles."""
+    before = gc.get_threshold()
+    gc.set_threshold(100_000, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _followers(workload: Workload) -> dict[int, list[tuple[int, float]]]:

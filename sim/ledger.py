@@ -1,17 +1,21 @@
-"""What the pool was used for, and how many ran and waited, integrated over simulated time."""
+"""What the pool was used for, and how many ran and waited, over simulated time."""
 
 from __future__ import annotations
 
 from array import array
-from collections import defaultdict
 from typing import NamedTuple
 
-from kvsim.policy import Usage
+import numpy as np
+from numpy.typing import NDArray
 
-ROWS = 8192
-"""Timeline rows beyond which neighbours are merged."""
+from kvsim.gaps import Gaps
+from kvsim.policy import Usage
+from kvsim.request import FloatColumn, IntColumn
+from kvsim.timeline import Timeline
 
 CATEGORIES = ("live", "reserved", "internal", "external", "reusable", "free")
+BUFFER = 1 << 15
+"""Rows that are kept before they are summed up: 40 bytes each."""
 
 
 class Slots(NamedTuple):
@@ -31,15 +35,32 @@ class Slots(NamedTuple):
 
 
 class Ledger:
-    """Slots over time.
+    """Slots and requests over time, written down step by step and summed up a few thousand steps at a time.
 
-    Sums that move with every token (`live`, and the tokens already in place) are handed over for each step;
-    everything else holds from one `hold` to the next. The split of what sequences hold is
+    A *row* is a step, or a pause between two; it has an end and the slots held. Rows that follow each other while
+    only decoding goes on share one entry of `ENTRY`: their live slots and tokens grow by the same number from each
+    to the next. The split of what sequences hold is
 
         reserved = Σ reach − slots_per_token · Σ length
         internal = held − live − reserved
         free     = capacity − held − reusable − external
     """
+
+    ENTRY = (
+        "rows",
+        "steps",  # per row: 1, or 0 for a pause
+        "tokens",  # per row
+        "running",
+        "waiting",
+        "external",
+        "reusable",  # less, where growing took free blocks beyond those without content
+        "beyond",  # Σ reach − held of the last row, which growing leaves as it is but for `tail`
+        "live",  # of the first row
+        "live_more",  # of each row than of the one before
+        "placed",
+        "placed_more",
+        "decodes",  # sequences whose last token came at the end of the row before; 0 where gaps are noted apart
+    )
 
     def __init__(self, capacity: int, slots_per_token: int, start: float) -> None:
         """Begin at time `start` with an empty pool."""
@@ -47,126 +68,226 @@ class Ledger:
         self.slots_per_token = slots_per_token
         self.start = start
         self.now = start
-        self.usage = Usage(0)
-        self.reach = 0
+        """Until when rows are written."""
+        self.holding = 0
+        """Slots held; whoever changes it between two calls of `hold` changes only what growing changes."""
+        self.beyond = 0
+        """Σ reach − holding."""
+        self.shared = self.external = self.reusable = 0
         self.running = 0
         self.waiting = 0
-        self.time_running: defaultdict[int, float] = defaultdict(float)
+        self.ends = array("d")
+        """When each row ends; whoever appends here also appends to `held` and then calls `entry`."""
+        self.held = array("q")
+        """Slots held in each row."""
+        self.timeline = Timeline(start)
+        self.gaps = Gaps()
+        self.time_running = Durations()
         """Seconds with so many running."""
-        self.time_waiting: defaultdict[int, float] = defaultdict(float)
+        self.time_waiting = Durations()
         """Seconds with so many waiting."""
-        self._held = self._external = self._reusable = self._reach = 0.0
-        self._live = self._placed = 0.0
-        self._running = self._waiting = 0.0
-        self.timeline = Timeline(self)
+        self._entries = array("q")
+        self._tails: list[tuple[int, int]] = []
+        self._steps = self._tokens = 0
+        self._totals = np.zeros(len(CATEGORIES) + 2)
+        self._waited = 0.0
+        self._summed_to = start
 
     def hold(self, now: float, usage: Usage, reach: int, running: int, waiting: int) -> None:
-        """Close the span up to `now` and let these figures hold from there."""
-        self._flush(now)
-        self.usage = usage
-        self.reach = reach
+        """Let these figures hold from `now` on."""
+        self._pause(now)
+        self.holding, self.shared, self.reusable, self.external = usage
+        self.beyond = reach - self.holding
         self.running = running
         self.waiting = waiting
 
     def count(self, now: float, running: int, waiting: int) -> None:
         """Note who runs and waits from `now` on; what the memory holds is told by the next `hold`."""
-        self._flush(now)
+        self._pause(now)
         self.running = running
         self.waiting = waiting
 
     def queue(self, now: float, waiting: int, waited: float) -> None:
         """Note new arrivals that have waited `waited` seconds in sum before they were queued at `now`."""
-        self._flush(now)
+        self._pause(now)
         self.waiting = waiting
-        self._waiting += waited
+        self._waited += waited
 
-    def step(self, seconds: float, live: int, length: int) -> None:
-        """Add a step: `live` slots are read, `length` tokens are in place."""
-        self._live += live * seconds
-        self._placed += length * seconds
+    def step(self, start: float, end: float, live: int, placed: int, tokens: int) -> None:
+        """Add a step: `live` slots are read, `placed` tokens have a place when it is planned."""
+        self._pause(start)
+        self.ends.append(end)
+        self.held.append(self.holding)
+        self.entry(1, 1, tokens, live, 0, placed, 0, 0)
 
-    def slots(self, live: int, length: int) -> Slots:
+    def decoded(self, rows: int, holding: int, decodes: int, placed: int, live: int, live_more: int) -> None:
+        """Describe the rows of steps in which everybody decoded, just appended to `ends` and `held`.
+
+        `holding` is what the last of them holds, `placed` is of the first, `live` of the step before that.
+        """
+        self.holding = holding
+        self._entries.extend(
+            (
+                rows,
+                1,
+                decodes,
+                self.running,
+                self.waiting,
+                self.external,
+                self.reusable,
+                self.beyond,
+                live + live_more - self.shared,
+                live_more,
+                placed,
+                decodes,
+                decodes,
+            )
+        )
+        self.now = self.ends[-1]
+        self.gaps.noted += 1
+        if len(self.ends) > BUFFER:
+            self._sum_up()
+
+    def tail(self, pads: int) -> None:
+        """Note that with the last row appended, sequences hold so many tokens that they will never fill."""
+        slots = pads * self.slots_per_token
+        self.beyond -= slots
+        self._tails.append((len(self.ends) - 1, slots))
+
+    def entry(
+        self,
+        rows: int,
+        steps: int,
+        tokens: int,
+        live: int,
+        live_more: int,
+        placed: int,
+        placed_more: int,
+        decodes: int,
+    ) -> None:
+        """Describe the rows that were just appended to `ends` and `held`; see `ENTRY`.
+
+        The figures last told to `hold` are those of the first of them.
+        """
+        self._entries.extend(
+            (
+                rows,
+                steps,
+                tokens,
+                self.running,
+                self.waiting,
+                self.external,
+                self.reusable,
+                self.beyond,
+                live,
+                live_more,
+                placed,
+                placed_more,
+                decodes,
+            )
+        )
+        self.now = self.ends[-1]
+        if decodes:
+            self.gaps.noted += 1
+        if len(self.ends) > BUFFER:
+            self._sum_up()
+
+    def slots(self, live: int, placed: int) -> Slots:
         """Return the split at this moment."""
-        usage = self.usage
-        reserved = self.reach - self.slots_per_token * length
-        free = self.capacity - usage.held - usage.reusable - usage.external
-        return Slots(live, reserved, usage.held - live - reserved, usage.external, usage.reusable, free)
+        reserved = self.holding + self.beyond - self.slots_per_token * placed
+        free = self.capacity - self.holding - self.reusable - self.external
+        return Slots(live, reserved, self.holding - live - reserved, self.external, self.reusable, free)
 
     def integrals(self, now: float) -> dict[str, float]:
         """Return slot-seconds by category, and request-seconds running and waiting, since the start."""
-        self._flush(now)
-        reserved = self._reach - self.slots_per_token * self._placed
-        span = now - self.start
-        return {
-            "live": self._live,
-            "reserved": reserved,
-            "internal": self._held - self._live - reserved,
-            "external": self._external,
-            "reusable": self._reusable,
-            "free": self.capacity * span - self._held - self._reusable - self._external,
-            "running": self._running,
-            "waiting": self._waiting,
-        }
+        self.close(now)
+        names = (*CATEGORIES, "running", "waiting")
+        totals = dict(zip(names, self._totals.tolist(), strict=True))
+        return totals | {"waiting": totals["waiting"] + self._waited}
 
-    def _flush(self, now: float) -> None:
-        seconds = now - self.now
-        if not seconds:
+    @property
+    def steps(self) -> int:
+        """Steps so far."""
+        self._sum_up()
+        return self._steps
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed so far."""
+        self._sum_up()
+        return self._tokens
+
+    def close(self, now: float) -> None:
+        """Write rows up to `now` and sum up."""
+        self._pause(now)
+        self._sum_up()
+
+    def _pause(self, now: float) -> None:
+        if now != self.now:
+            self.ends.append(now)
+            self.held.append(self.holding)
+            self.entry(1, 0, 0, 0, 0, 0, 0, 0)
+
+    def _sum_up(self) -> None:
+        """Turn the rows into integrals, of the whole run and of the timeline's stretches."""
+        if not self.ends:
             return
-        self.now = now
-        usage = self.usage
-        self._held += usage.held * seconds
-        self._external += usage.external * seconds
-        self._reusable += usage.reusable * seconds
-        self._reach += self.reach * seconds
-        self._running += self.running * seconds
-        self._waiting += self.waiting * seconds
-        self.time_running[self.running] += seconds
-        self.time_waiting[self.waiting] += seconds
+        ends, held = np.array(self.ends), np.array(self.held)
+        entries = np.array(self._entries).reshape(-1, len(self.ENTRY))
+        del self.ends[:], self.held[:], self._entries[:]
+        seconds = np.diff(ends, prepend=self._summed_to)
+        self._summed_to = float(ends[-1])
+        rows = entries[:, 0]
+        column = dict(zip(self.ENTRY, np.repeat(entries, rows, axis=0).T, strict=True))
+        self._steps += int(column["steps"].sum())
+        self._tokens += int(column["tokens"].sum())
+        last = np.cumsum(rows) - 1
+        since = np.arange(len(ends)) - np.repeat(last + 1 - rows, rows)
+        if self._tails:
+            places, slots_each = np.array(self._tails).T
+            gone = np.cumsum(np.bincount(places, slots_each, len(ends)).astype(np.int64))
+            column["beyond"] = column["beyond"] + np.repeat(gone[last], rows) - gone
+            self._tails.clear()
+        slots = self._split(column, since, held)
+        figures = np.stack([*slots, column["running"], column["waiting"]]) * seconds
+        self._totals += figures.sum(axis=1)
+        self.time_running.add(column["running"], seconds)
+        self.time_waiting.add(column["waiting"], seconds)
+        regular = column["decodes"] > 0
+        self.gaps.extend(seconds[regular], column["decodes"][regular])
+        self.timeline.add(ends, column["steps"], column["tokens"], figures)
+
+    def _split(self, column: dict[str, IntColumn], since: IntColumn, held: IntColumn) -> list[IntColumn]:
+        """Return the six categories for each row."""
+        live = column["live"] + since * column["live_more"]
+        placed = column["placed"] + since * column["placed_more"]
+        reserved = held + column["beyond"] - self.slots_per_token * placed
+        external = column["external"]
+        # Blocks without content go first, so growing leaves all reusable ones alone as long as it can.
+        reusable = np.minimum(column["reusable"], self.capacity - held - external)
+        free = self.capacity - held - reusable - external
+        return [live, reserved, held - live - reserved, external, reusable, free]
 
 
-class Timeline:
-    """Means over spans of steps; neighbours are merged whenever there are more than `ROWS` rows."""
+class Durations:
+    """Seconds for which a count had each of its values."""
 
-    COLUMNS = ("start_s", "end_s", "steps", "tokens", *CATEGORIES, "running", "waiting")
+    def __init__(self) -> None:
+        """Start with none."""
+        self._seconds = np.zeros(0)
+        self._seen: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
 
-    def __init__(self, ledger: Ledger) -> None:
-        """Start with one step a row."""
-        self._ledger = ledger
-        self._stride = 1
-        self._steps = 0
-        self._tokens = 0
-        self._seen: dict[str, float] = {}
-        self._start = ledger.start
-        self.columns: dict[str, array[float]] = {name: array("d") for name in self.COLUMNS}
-        """Slot-seconds and request-seconds per row, beside start, end, steps and tokens."""
+    def add(self, counts: IntColumn, seconds: FloatColumn) -> None:
+        """Add rows in which the count was so much for so many seconds."""
+        size = max(len(self._seconds), int(counts.max()) + 1)
+        self._seconds = np.bincount(counts, seconds, size) + np.pad(
+            self._seconds, (0, size - len(self._seconds))
+        )
+        seen = np.pad(self._seen, (0, size - len(self._seen)))
+        seen[counts[seconds != 0]] = True
+        self._seen = seen
 
-    def step(self, end: float, tokens: int) -> None:
-        """Count a step that ends at `end`."""
-        self._steps += 1
-        self._tokens += tokens
-        if self._steps >= self._stride:
-            self.close(end)
-
-    def close(self, end: float) -> None:
-        """End the row at `end`."""
-        if end <= self._start:
-            return
-        totals = self._ledger.integrals(end)
-        row = {name: total - self._seen.get(name, 0.0) for name, total in totals.items()}
-        row |= {"start_s": self._start, "end_s": end, "steps": self._steps, "tokens": self._tokens}
-        for name, column in self.columns.items():
-            column.append(row[name])
-        self._seen, self._start, self._steps, self._tokens = totals, end, 0, 0
-        if len(self.columns["end_s"]) >= ROWS:
-            self._merge()
-
-    def _merge(self) -> None:
-        self._stride *= 2
-        for name, column in self.columns.items():
-            if name == "start_s":
-                merged = column[0::2]
-            elif name == "end_s":
-                merged = column[1::2]
-            else:
-                merged = array("d", map(float.__add__, column[0::2], column[1::2]))
-            self.columns[name] = merged
+    def table(self) -> tuple[IntColumn, FloatColumn]:
+        """Return the values that occurred, ascending, and the seconds of each."""
+        values = np.flatnonzero(self._seen)
+        return values, self._seconds[values]

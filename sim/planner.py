@@ -63,12 +63,17 @@ class Planner:
     def plan(self, now: float) -> Plan:
         """Schedule one step at `now`."""
         batch, limits = self.batch, self.limits
-        plan = Plan(limits.max_num_batched_tokens, limits.chunk_cap(len(batch.running) + len(self.waiting)))
+        cap = budget = limits.max_num_batched_tokens
+        if limits.long_prefill_token_threshold:
+            cap = limits.chunk_cap(len(batch.running) + len(self.waiting))
+        plan = Plan(budget, cap)
         was_empty = not batch.running
         batch.advance()
-        if batch.running:
-            self._schedule_running(plan)
-            batch.settle()
+        if not was_empty:
+            if not self._all_decode(plan):
+                self._schedule_running(plan)
+            if batch.windows:
+                batch.settle()
         if not plan.preempted and (was_empty or limits.scheduler == "vllm"):
             self._admit(plan, now)
         return plan
@@ -86,12 +91,25 @@ class Planner:
         """Release a sequence whose last token is out, even if it was preempted meanwhile (rule Y5)."""
         self.blocked = None
         self.dirty = True
-        if job.index not in self.ending:
+        if job.index in self.ending:
+            del self.ending[job.index]
+            self.let_go(job)
+        else:
             self.waiting.remove(job)
-            return
-        del self.ending[job.index]
+
+    def may_admit(self) -> bool:
+        """Tell whether a step in which everybody decodes would try to admit somebody."""
+        head = self.waiting.head()
+        if head is None or head is self.blocked or self.limits.scheduler != "vllm":
+            return False
+        return len(self.batch.running) < self.limits.max_num_seqs
+
+    def let_go(self, job: Job) -> None:
+        """Release a running sequence that has its last token."""
+        self.blocked = None
+        self.dirty = True
         del self.batch.running[job.index]
-        self.reach -= job.reach
+        self._forget(job)
         self.policy.release(job, finished=True)
 
     def _schedule_running(self, plan: Plan) -> None:
@@ -104,7 +122,7 @@ class Planner:
         for job in batch.prefilling.values():
             job.chunk = 1
         every = not self._decodes_come_first(plan)
-        visits = batch.due()
+        visits = self._counted(plan, every) if batch.block_size else batch.due()
         if every:
             visits = [(job.stamp, job) for job in batch.running.values()]
         else:
@@ -120,13 +138,40 @@ class Planner:
                 self._pass_over_behind(plan, stamp)
                 break
         for job in plan.stalled:
-            if not job.decoding:
+            if not job.decoding or batch.block_size:
                 continue
             if self.limits.async_scheduling:
                 # Nothing of it is in flight when its turn comes: its window may then have moved on (rule Y3).
                 job.lease = Lease(job.base + batch.step)
             if job.base + batch.step == job.lease.until:
                 batch.expect(job)
+
+    def _all_decode(self, plan: Plan) -> bool:
+        """Give everybody a token at once, if all decode and the blocks they need are there."""
+        batch, policy, decodes = self.batch, self.policy, self.batch.decodes
+        if not batch.block_size or batch.prefilling or self.ending or decodes > plan.budget:
+            return False
+        wanted = batch.wanted(batch.step)
+        if wanted > policy.spare_blocks:
+            return False
+        plan.budget -= decodes
+        self.dirty = batch.last_blocks(batch.step) > 0 or self.dirty
+        if wanted:
+            policy.take_blocks(wanted)
+            self.dirty = True
+        return True
+
+    def _counted(self, plan: Plan, every: bool) -> list[tuple[int, Job]]:
+        """Take the blocks that decodes need at once if they are there; else return who has to ask for one."""
+        batch, policy, size = self.batch, self.policy, self.batch.block_size
+        batch.last_blocks(batch.step)
+        self.dirty = True
+        wanted = batch.wanted(batch.step)
+        chunks = len(batch.prefilling) * (min(plan.cap, plan.budget) // size + 1)
+        if not every and wanted + chunks <= policy.spare_blocks:
+            policy.take_blocks(wanted)
+            return []
+        return [(job.stamp, job) for job in batch.running.values() if job.decoding and batch.needs_block(job)]
 
     def _decodes_come_first(self, plan: Plan) -> bool:
         batch = self.batch
@@ -147,9 +192,7 @@ class Planner:
                 plan.stalled.append(job)
                 batch.hold_back(job)
                 return True
-            if job.base + batch.step > job.lease.until and not self._grow(
-                plan, job, job.base + batch.step, every
-            ):
+            if batch.needs_block(job) and not self._grow(plan, job, job.base + batch.step, every):
                 return False
             plan.budget -= 1
             return True
@@ -186,10 +229,13 @@ class Planner:
             job.computed = computed - flight
             lease = self.policy.grow(job, tokens)
         job.computed = computed
-        self._lease(job, lease)
+        self._lease(job, lease, tokens)
         return True
 
-    def _lease(self, job: Job, lease: Lease) -> None:
+    def _lease(self, job: Job, lease: Lease, tokens: int) -> None:
+        if self.batch.block_size:
+            self.batch.cover(job, tokens)
+            return
         job.lease = lease
         reach = self.policy.reach(job, lease, job.final)
         self.reach += reach - job.reach
@@ -236,8 +282,7 @@ class Planner:
         self.stalled.pop(victim.index, None)
         del batch.running[victim.index]
         self.policy.release(victim, finished=False)
-        self.reach -= victim.reach
-        victim.reach = 0
+        self._forget(victim)
         victim.stamp = -1
         victim.computed = 0
         victim.chunk = 1
@@ -246,6 +291,12 @@ class Planner:
         plan.preempted.append(victim)
         self.waiting.put_back(victim)
         self.blocked = None
+
+    def _forget(self, job: Job) -> None:
+        """Take a sequence that gives its memory back out of the sums over what sequences hold."""
+        self.batch.uncover(job)
+        self.reach -= job.reach
+        job.reach = 0
 
     def _admit(self, plan: Plan, now: float) -> None:
         """Admit waiting requests until one cannot be (rules S3 to S5, S8)."""
@@ -288,5 +339,5 @@ class Planner:
             self.first_admission_tokens += job.tokens
         self.batch.running[job.index] = job
         self.batch.prefilling[job.index] = job
-        self._lease(job, lease)
+        self._lease(job, lease, job.computed)
         self.dirty = True

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import gcd
 from typing import Any, NamedTuple
 
+from kvsim.placement import Placement
 from kvsim.request import Sequence, Workload
 
 
@@ -120,6 +121,13 @@ class Policy(ABC):
     """How a sequence's KV lies, which attention kernels are timed by: `paged`, or `contiguous` in one piece."""
     reads_lengths: bool = False
     """Whether `usage` looks at `computed` of every sequence, which the engine then brings up to date."""
+    counted_block: int = 0
+    """Tokens of the blocks that the engine counts for all decoding sequences together: each takes one whenever
+    its length outgrows a multiple of this, and leases say nothing. 0 where leases tell (the default)."""
+    spare_blocks: int = 0
+    """Blocks that decoding sequences can still take, where blocks are counted."""
+    never_refused: int = 0
+    """Length in tokens up to which `refuses` has nothing to say."""
     capacity: int
     """Slots in the pool; set by `reset`."""
     spans: tuple[Span, ...]
@@ -165,6 +173,26 @@ class Policy(ABC):
     def footprint(self, tokens: int) -> int:
         """Count the slots that one sequence of `tokens` takes; what bounds the batch at that length."""
         return self.slots_per_token * tokens
+
+    def placements(self, running: Iterable[Sequence], waiting: Sequence | None) -> Placement | None:
+        """Say where everything lies, for a memory map; None, the default, from a policy that does not know.
+
+        `running` hold memory, `waiting` is the next request in line. Changes nothing.
+        """
+        del running, waiting
+        return None
+
+    def counted(self) -> Policy | None:
+        """Return an unused policy that gives the same answers for the same pool, but counts blocks without placing
+        them; None, the default, where there is none.
+
+        The engine prefers it for runs whose placement nobody looks at. Its `counted_block` is above 0.
+        """
+        return None
+
+    def take_blocks(self, blocks: int) -> None:
+        """Give decoding sequences so many blocks; of policies with a `counted_block`."""
+        raise NotImplementedError(f"{self.name} does not count blocks")
 
     def transfers(self) -> float:
         """Return and forget the seconds of copying that this step's admissions and preemptions cost."""

@@ -56,26 +56,42 @@ class Replica:
         self.ledger = Ledger(policy.capacity, policy.slots_per_token, start)
         self.under_way: deque[Planned] = deque()
         """Steps scheduled and not ended: at most one, or two with asynchronous scheduling (rule Y1)."""
-        self.gaps: list[tuple[float, int]] = []
-        """Seconds between a request's consecutive tokens, and how many such gaps."""
         self.watch: Callable[[StepRecord], None] | None = None
         """Called with every step, when somebody keeps a step log."""
         self.watch_end: Callable[[Planned], None] | None = None
         """Called with every step once it has ended and its memory is freed."""
-        self.computed_tokens = 0
-        self.steps = 0
-        self._account = Account(self.batch, policy.attention, policy.spans)
+        self.account = Account(self.batch, policy.attention, policy.spans)
         self._depth = 2 if limits.async_scheduling else 1
 
     def offer(self, jobs: list[Job], now: float) -> None:
         """Queue arrivals, in order."""
         self.planner.queue(jobs)
-        self.ledger.queue(now, len(self.waiting), sum(now - job.arrival for job in jobs))
+        waited = now - jobs[0].arrival if len(jobs) == 1 else sum([now - job.arrival for job in jobs])
+        self.ledger.queue(now, len(self.waiting), waited)
+
+    def count_blocks(self) -> bool:
+        """Count blocks instead of placing them, if the policy can and nobody looks; before anything was offered."""
+        counted = self.policy.counted()
+        if counted is None or self._depth > 1:
+            return False
+        self.policy = self.planner.policy = counted
+        self.batch.count_blocks(counted.counted_block)
+        return True
 
     @property
     def waiting(self) -> WaitingQueue:
         """Requests that do not run."""
         return self.planner.waiting
+
+    @property
+    def steps(self) -> int:
+        """Steps taken so far."""
+        return self.ledger.steps
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens computed so far."""
+        return self.ledger.tokens
 
     @property
     def is_full(self) -> bool:
@@ -87,7 +103,7 @@ class Replica:
         plan = self.planner.plan(now)
         if not plan.chunks and self.batch.decodes == len(plan.stalled) and not plan.preempted:
             if self.planner.dirty and not self.under_way:
-                self._hold(now)
+                self.hold(now)
             return None
         return self._commit(plan, now)
 
@@ -105,7 +121,7 @@ class Replica:
             # The step under way was scheduled while what is now free was held: memory is told as it saw it.
             self.ledger.count(planned.end, len(self.batch.running), len(self.planner.waiting))
         elif self.planner.dirty:
-            self._hold(planned.end)
+            self.hold(planned.end)
         if self.watch_end is not None:
             self.watch_end(planned)
         return planned
@@ -114,26 +130,23 @@ class Replica:
         """Price the step, account for it, and let its sequences be where they will be after it."""
         planner, ledger = self.planner, self.ledger
         start = max(now, planner.last_end)
-        work = self._account.step(plan)
+        work = self.account.step(plan)
         seconds = self.cost.seconds(work) if work.tokens else 0.0
         if plan.admitted or plan.preempted:
             seconds += self.policy.transfers()
         end = start + seconds
-        live, length = self._account.live(planner.ending)
+        live, length = self.account.live(planner.ending)
         if planner.dirty or self.policy.reads_lengths:
-            self._hold(start)
-        live -= ledger.usage.shared
-        ledger.step(seconds, live, length)
+            self.hold(start)
+        live -= ledger.shared
         before = self._record(plan, live, length) if self.watch else None
         self._note_gaps(plan, end)
         planned = Planned(now, start, end, work, *self._advance(plan), plan.preempted)
         planner.last_end = end
-        self.steps += 1
-        self.computed_tokens += work.tokens
         self.under_way.append(planned)
         if self._depth == 2:
             planner.in_flight = self._in_flight(plan)
-        ledger.timeline.step(end, work.tokens)
+        ledger.step(start, end, live, length, work.tokens)
         if before is not None and self.watch is not None:
             self.watch(before._replace(planned=planned))
         return planned
@@ -168,34 +181,37 @@ class Replica:
         flight |= dict.fromkeys(self.planner.ending, 1)
         return flight | {row: tokens for row, (_, tokens) in plan.chunks.items()}
 
-    def _hold(self, now: float) -> None:
+    def hold(self, now: float) -> None:
         """Let the ledger know what has changed."""
         planner, batch = self.planner, self.batch
         if self.policy.reads_lengths:
             for job in batch.running.values():
                 job.computed = batch.length(job)
         usage = self.policy.usage(planner.waiting.head())
-        self.ledger.hold(now, usage, planner.reach, len(batch.running), len(planner.waiting))
+        reach = planner.reach
+        if batch.block_size:
+            reach = usage.held + usage.shared - batch.overhang * self.ledger.slots_per_token
+        self.ledger.hold(now, usage, reach, len(batch.running), len(planner.waiting))
         planner.dirty = False
 
     def _note_gaps(self, plan: Plan, end: float) -> None:
         """Note the time since the last token of everyone who gets one at `end`."""
-        planner, gaps = self.planner, self.gaps
+        planner, gaps = self.planner, self.ledger.gaps
         regular = self.batch.decodes - len(plan.stalled)
-        stalled = plan.stalled_rows()
         if planner.stalled:
+            stalled = plan.stalled_rows()
             for row in [row for row in planner.stalled if row not in stalled]:
-                gaps.append((end - planner.stalled.pop(row).last_token, 1))
+                gaps.add(end - planner.stalled.pop(row).last_token, 1)
                 regular -= 1
         for job in plan.stalled:
             if job.index not in planner.stalled:
                 job.last_token = planner.last_end
                 planner.stalled[job.index] = job
         if regular:
-            gaps.append((end - planner.last_end, regular))
+            gaps.add(end - planner.last_end, regular)
         for job, _ in plan.chunks.values():
-            if job.computed == job.tokens and job.tokens > job.prompt_tokens:
-                gaps.append((end - job.last_token, 1))
+            if job.preemptions and job.computed == job.tokens and job.tokens > job.prompt_tokens:
+                gaps.add(end - job.last_token, 1)
 
     def _record(self, plan: Plan, live: int, length: int) -> StepRecord:
         batch, stalled = self.batch, plan.stalled_rows()

@@ -67,7 +67,12 @@ class Sequence:
     the policy's own: whatever it likes to remember between `admit` and `release`.
     """
 
-    __slots__ = ("arrival", "chunk", "computed", "index", "memory", "priority", "prompt_tokens", "tokens")
+    computed = 0
+    """How many of its tokens have KV, this step's chunk included once it is scheduled."""
+    chunk = 1
+    """Tokens of the step under way (at least 1): what their queries see is still read."""
+    memory: object = None
+    """The policy's own note."""
 
     def __init__(self, index: int, arrival: float, prompt_tokens: int, priority: int = 0) -> None:
         """Start with the prompt known and nothing computed."""
@@ -81,12 +86,6 @@ class Sequence:
         """Smaller is more urgent."""
         self.tokens = prompt_tokens
         """Prompt and outputs so far."""
-        self.computed = 0
-        """How many of them have KV, this step's chunk included once it is scheduled."""
-        self.chunk = 1
-        """Tokens of the step under way (at least 1): what their queries see is still read."""
-        self.memory: object = None
-        """The policy's own note."""
 
     def __repr__(self) -> str:
         """Name the row and its progress."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import platform
@@ -18,6 +19,7 @@ import numpy as np
 import kvsim
 from kvsim.engine import COMPLETED, REJECTED, Simulation
 from kvsim.errors import InputError
+from kvsim.itl import itl_columns
 from kvsim.ledger import CATEGORIES
 from kvsim.request import FloatColumn
 from kvsim.summary import Columns, summarise
@@ -33,7 +35,8 @@ class Result:
     """Summary, requests and timeline of one run.
 
     `summary` is a dict of numbers whose keys are those of `vllm bench serve` where it has them;
-    `requests` and `timeline` are DataFrames (columns in `reports/README.md`).
+    `requests`, `timeline`, `itl` and, where one was recorded, `memory_map` are DataFrames (columns in
+    `reports/README.md`).
     """
 
     def __init__(
@@ -42,13 +45,16 @@ class Result:
         summary: dict[str, Any],
         requests: dict[str, Any],
         timeline: dict[str, Any],
+        more: dict[str, dict[str, Any]] | None = None,
     ) -> None:
-        """Hold columns; DataFrames are made when first asked for."""
+        """Hold columns; DataFrames are made when first asked for. `more` are those a run may be without."""
         self.config = config
         self.summary = summary
         self.environment = environment()
         self._requests = requests
         self._timeline = timeline
+        self.more = more or {}
+        """Columns of `itl` and `memory_map`, where there are any."""
 
     @classmethod
     def of(cls, simulation: Simulation, config: dict[str, Any], goodput: str | None = None) -> Result:
@@ -56,9 +62,10 @@ class Result:
         columns = Columns.of(simulation)
         if simulation.endless is not None:
             config = config | {"ended_early": simulation.endless}
-        return cls(
-            config, summarise(simulation, columns, goodput), request_columns(columns), timeline(simulation)
-        )
+        summary = summarise(simulation, columns, goodput)
+        gaps = simulation.replica.ledger.gaps
+        more = {"itl": itl_columns(gaps.seconds, gaps.counts)}
+        return cls(config, summary, request_columns(columns), timeline(simulation), more)
 
     @cached_property
     def requests(self) -> pd.DataFrame:
@@ -74,8 +81,18 @@ class Result:
 
         return pd.DataFrame(self._timeline)
 
+    @cached_property
+    def itl(self) -> pd.DataFrame | None:
+        """One row a quantile of the time between two tokens of a request; None from an older folder."""
+        return self._further("itl")
+
+    @cached_property
+    def memory_map(self) -> pd.DataFrame | None:
+        """One row a patch of the pool that looks the same for a while; None when none was recorded."""
+        return self._further("memory_map")
+
     def save(self, folder: Path | str) -> Path:
-        """Write run.json, requests.parquet and timeline.parquet into a new or empty folder, all or nothing."""
+        """Write run.json and a Parquet file a frame into a new or empty folder, all or nothing."""
         record = {
             "format": "kvsim-run",
             "version": FORMAT_VERSION,
@@ -87,7 +104,21 @@ class Result:
             (working / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
             self.requests.to_parquet(working / "requests.parquet", index=False)
             self.timeline.to_parquet(working / "timeline.parquet", index=False)
+            for name, frame in (("itl", self.itl), ("memory_map", self.memory_map)):
+                if frame is not None:
+                    frame.to_parquet(working / f"{name}.parquet", index=False)
         return Path(folder)
+
+    def _further(self, name: str) -> pd.DataFrame | None:
+        import pandas as pd
+
+        return pd.DataFrame(self.more[name]) if name in self.more else None
+
+    def _repr_html_(self) -> str:
+        """Show the summary as a table in a notebook."""
+        # By name, since the core knows none of the packages that build on it.
+        html: str = importlib.import_module("kvsim.reports.notebook").result_html(self)
+        return html
 
     def __repr__(self) -> str:
         """Name the policy and the trace."""
@@ -102,18 +133,19 @@ def load_result(folder: Path | str) -> Result:
     path = Path(folder) / "run.json"
     try:
         record = json.loads(path.read_text())
-        frames = [pd.read_parquet(path.with_name(f"{name}.parquet")) for name in ("requests", "timeline")]
+        frames: dict[str, dict[str, Any]] = {
+            name: {str(key): column for key, column in pd.read_parquet(file).items()}
+            for name in ("requests", "timeline", "itl", "memory_map")
+            if (file := path.with_name(f"{name}.parquet")).exists() or name in ("requests", "timeline")
+        }
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: not a run folder: {error}") from error
     if record.get("format") != "kvsim-run" or record.get("version") != FORMAT_VERSION:
         raise InputError(
             f"{path}: format must be kvsim-run version {FORMAT_VERSION}, got {record.get('version')!r}"
         )
-    result = Result(
-        record["config"],
-        record["summary"],
-        *({str(key): column for key, column in frame.items()} for frame in frames),
-    )
+    requests, timeline = frames.pop("requests"), frames.pop("timeline")
+    result = Result(record["config"], record["summary"], requests, timeline, frames)
     result.environment = record["environment"]
     return result
 
@@ -178,7 +210,7 @@ def request_columns(columns: Columns) -> dict[str, Any]:
 def timeline(simulation: Simulation) -> dict[str, FloatColumn]:
     """Return the columns of timeline.parquet: integrals of each row divided by its length."""
     ledger = simulation.replica.ledger
-    raw = {name: np.asarray(column) for name, column in ledger.timeline.columns.items()}
+    raw = ledger.timeline.columns
     seconds = raw["end_s"] - raw["start_s"]
     shares = {name: raw[name] / (seconds * ledger.capacity) for name in CATEGORIES}
     held = shares["live"] + shares["reserved"] + shares["internal"]

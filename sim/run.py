@@ -11,6 +11,7 @@ from kvsim.config import RunConfig
 from kvsim.cost import CostModel, parse_linear
 from kvsim.engine import Simulation
 from kvsim.errors import InputError
+from kvsim.memory_map import MapRecorder
 from kvsim.policy import Policy, Pool
 from kvsim.registry import make_policy
 from kvsim.replica import StepRecord
@@ -30,15 +31,19 @@ def simulate(
     config: RunConfig | None = None,
     *,
     watch: Callable[[StepRecord], None] | None = None,
+    attach: Callable[[Simulation], object] | None = None,
     measure_capacity: bool = True,
+    memory_map: bool = False,
     **changes: Any,  # Any: RunConfig fields by name
 ) -> Result:
     """Replay a trace through one policy and return what happened.
 
     `policy` is a name with parameters (`"paged:block_size=32"`), `"module:Class"`, `"file.py:Class"`, or an
-    object; `changes` are fields of `RunConfig`. `watch` is called with every step. Batch capacity is measured
-    in a second, saturated replay unless `measure_capacity` is false. Raises InputError for settings that cannot
-    work; a request that cannot is rejected, with its reason in the result.
+    object; `changes` are fields of `RunConfig`. `watch` is called with every step, `attach` once with the
+    simulation before it runs. Batch capacity is measured in a second, saturated replay unless
+    `measure_capacity` is false. With `memory_map` the result has one, unless the policy does not say what lies
+    where. Raises InputError for settings that cannot work; a request that cannot is rejected, with its reason in
+    the result.
     """
     config = (config or RunConfig()).changed(**changes)
     chosen = prepare_policy(policy, config)
@@ -47,8 +52,13 @@ def simulate(
     cost = prepare_cost(config, chosen)
     simulation = Simulation(workload, chosen, limits, cost)
     simulation.replica.watch = watch
+    if attach is not None:
+        attach(simulation)
+    recorder = MapRecorder(simulation) if memory_map else None
     simulation.run()
     result = Result.of(simulation, _describe(workload, chosen, pool, cost, config), config.goodput)
+    if recorder is not None and (columns := recorder.columns()) is not None:
+        result.more["memory_map"] = columns
     if measure_capacity:
         result.summary["batch_capacity"] = batch_capacity(workload, chosen.clone(), pool, limits)
     return result

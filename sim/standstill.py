@@ -29,7 +29,7 @@ class Standstill:
 
     def after(self, planned: Planned) -> str | None:
         """Look at a step that preempted; say what goes round, or None."""
-        outputs = len(self._replica.gaps)
+        outputs = self._replica.ledger.gaps.noted
         if outputs != self._outputs:
             self._outputs, self._fruitless, self._next, self._seen = outputs, 0, PATIENCE, ()
         self._fruitless += 1

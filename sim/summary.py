@@ -93,6 +93,7 @@ def summarise(simulation: Simulation, columns: Columns, goodput: str | None = No
         "request_throughput": completed * per_second,
         "output_throughput": outputs * per_second,
         "total_token_throughput": (inputs + outputs) * per_second,
+        "max_concurrent_requests": _most_at_once(columns.arrival[done], columns.finish[done]),
     }
     if goodput is not None:
         summary["request_goodput"] = int((_is_good(columns, goodput) & done).sum()) * per_second
@@ -104,14 +105,20 @@ def summarise(simulation: Simulation, columns: Columns, goodput: str | None = No
     ):
         chosen = values[done & np.isfinite(values)]
         summary |= _distribution(name, chosen, np.ones(len(chosen), dtype=np.int64))
-    gaps = np.array(replica.gaps, dtype=np.float64).reshape(-1, 2)
-    summary |= _distribution("itl", gaps[:, 0] * 1e3, gaps[:, 1].astype(np.int64))
+    summary |= _distribution("itl", ledger.gaps.seconds * 1e3, ledger.gaps.counts)
     normalised = columns.e2el_ms[done] / columns.output[done]
     summary["mean_normalized_latency_ms"] = float(normalised.mean()) if completed else None
     summary |= _memory(ledger, simulation.clock) | _cache(simulation, columns)
     # Models that rest on measurements know which steps lay outside them.
     hull_share = getattr(replica.cost, "hull_share", None)
     return summary if hull_share is None else summary | {"hull_share": hull_share}
+
+
+def _most_at_once(arrival: FloatColumn, finish: FloatColumn) -> int:
+    """Return the most requests that were sent and not yet answered; at equal times answers go first."""
+    times = np.concatenate((finish, arrival))
+    changes = np.repeat((-1, 1), len(arrival))
+    return int(np.cumsum(changes[np.argsort(times, kind="stable")]).max(initial=0))
 
 
 def _memory(ledger: Ledger, end: float) -> Summary:
@@ -124,8 +131,7 @@ def _memory(ledger: Ledger, end: float) -> Summary:
     held = totals["live"] + totals["reserved"] + totals["internal"]
     shares["kv_cache_usage"] = held / whole if whole else None
     for name, times in (("running", ledger.time_running), ("waiting", ledger.time_waiting)):
-        counts = np.array(sorted(times), dtype=np.float64)
-        weights = np.array([times[count] for count in sorted(times)])
+        counts, weights = times.table()
         shares[f"{name}_mean"] = totals[name] / span if span else None
         for percentile in (50, 99):
             shares[f"{name}_p{percentile}"] = _weighted_percentile(counts, weights, percentile)
@@ -187,7 +193,7 @@ def _percentile(values: FloatColumn, counts: IntColumn, percentile: float) -> fl
     return float(values[here] + (values[there] - values[here]) * (position - low))
 
 
-def _weighted_percentile(values: FloatColumn, weights: FloatColumn, percentile: float) -> int:
+def _weighted_percentile(values: IntColumn, weights: FloatColumn, percentile: float) -> int:
     """Return the smallest value that holds for this share of the time."""
     if not len(values):
         return 0

@@ -18,6 +18,7 @@ from reference.loop import Log, run
 from kvsim.block_detail import hashed_blocks
 from kvsim.cost import LinearCost
 from kvsim.engine import Simulation
+from kvsim.gaps import Gaps
 from kvsim.policies.contiguous import ContiguousPolicy
 from kvsim.policies.paged import BlockPolicy, PagedPolicy
 from kvsim.policies.prefix import PrefixPolicy
@@ -213,9 +214,7 @@ def compare_requests(mine: Fast, log: Log) -> None:
 
 def compare_gaps(mine: Fast, log: Log) -> None:
     """Compare the inter-token latencies of all requests together."""
-    gaps: Counter[float] = Counter()
-    for seconds, count in mine.simulation.replica.gaps:
-        gaps[seconds] += count
+    gaps = _total(mine.simulation.replica.ledger.gaps)
     assert gaps == Counter(gap for row in inter_token_latencies(log).values() for gap in row)
 
 
@@ -243,6 +242,40 @@ def check_littles_law(mine: Fast, log: Log) -> None:
     assert totals["running"] + totals["waiting"] == math.fsum(stays)
 
 
+def compare_in_bulk(mine: Fast, case: Case) -> None:
+    """Run once more with nobody watching, so that steps are taken many at a time: all figures must be the same."""
+    bulk = simulation_of(*case)
+    bulk.run()
+    watched = mine.simulation
+    for name in (*bulk.outcomes.FLOATS, *bulk.outcomes.COUNTS, "status"):
+        ours, theirs = getattr(bulk.outcomes, name), getattr(watched.outcomes, name)
+        assert np.array_equal(ours, theirs, equal_nan=name in bulk.outcomes.FLOATS), name
+    a, b = bulk.replica, watched.replica
+    assert (a.steps, a.computed_tokens, bulk.clock) == (b.steps, b.computed_tokens, watched.clock)
+    assert (a.planner.first_admission_tokens, a.planner.readmission_tokens) == (
+        b.planner.first_admission_tokens,
+        b.planner.readmission_tokens,
+    )
+    assert a.ledger.integrals(bulk.clock) == b.ledger.integrals(bulk.clock)
+    columns, wanted = a.ledger.timeline.columns, b.ledger.timeline.columns
+    assert {name: column.tolist() for name, column in columns.items()} == {
+        name: column.tolist() for name, column in wanted.items()
+    }
+    for table, other in (
+        (a.ledger.time_running, b.ledger.time_running),
+        (a.ledger.time_waiting, b.ledger.time_waiting),
+    ):
+        assert [each.tolist() for each in table.table()] == [each.tolist() for each in other.table()]
+    assert _total(a.ledger.gaps) == _total(b.ledger.gaps)
+
+
+def _total(gaps: Gaps) -> Counter[float]:
+    counts: Counter[float] = Counter()
+    for seconds, count in gaps:
+        counts[seconds] += count
+    return counts
+
+
 def compare(case: Case) -> None:
     """Hold everything against each other."""
     log, ledger = slow(case)
@@ -253,3 +286,4 @@ def compare(case: Case) -> None:
     compare_gaps(mine, log)
     compare_slots(mine, ledger)
     check_littles_law(mine, log)
+    compare_in_bulk(mine, case)

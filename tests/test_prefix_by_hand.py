@@ -56,6 +56,7 @@ def test_document_example_frees_in_reverse_to_the_back_of_the_queue() -> None:
     simulation = prepare(work, PrefixPolicy(block_size=4), blocks=11)
     policy = simulation.replica.policy
     assert isinstance(policy, PrefixPolicy)
+    simulation.keeps_places = True
 
     simulation.run()
 
@@ -68,6 +69,7 @@ def test_tail_block_that_is_not_full_is_the_first_to_be_reused() -> None:
     simulation = prepare(work, PrefixPolicy(block_size=4), blocks=11)
     policy = simulation.replica.policy
     assert isinstance(policy, PrefixPolicy)
+    simulation.keeps_places = True
 
     simulation.run()
 

@@ -83,7 +83,7 @@ def test_inter_token_latency_has_a_sample_for_every_gap_between_tokens(work: Tra
     gaps = np.concatenate([np.diff(values) for _, values in sorted(times.items())]) * 1e3
     if len(gaps):
         check(summary, "itl", gaps)
-    assert sum(count for _, count in found.simulation.replica.gaps) == len(gaps)
+    assert sum(count for _, count in found.simulation.replica.ledger.gaps) == len(gaps)
 
 
 @given(rows)

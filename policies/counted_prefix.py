@@ -1,0 +1,232 @@
+"""Prefix caching without block tables: cached content in runs, everything else counted."""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import NamedTuple
+
+from kvsim.policies.counted import COUNTED, CountedBlocks
+from kvsim.policies.runs import ENDLESS, Hit, Node, Run, RunPool
+from kvsim.policy import NO_MATCH, Lease, Match, Policy, Pool, Usage
+from kvsim.request import Sequence, Workload
+
+
+class Table:
+    """What one sequence holds with a content."""
+
+    __slots__ = ("covered", "leaf", "named", "runs")
+
+    def __init__(self, leaf: Node, covered: int, runs: list[Run], named: int) -> None:
+        """Start from a hit of so many blocks."""
+        self.leaf = leaf
+        """The deepest node of the content that others may have too."""
+        self.covered = covered
+        """Blocks of such content."""
+        self.runs = runs
+        self.named = named
+        """Leading blocks with a content."""
+
+
+class CountedPrefix(CountedBlocks):
+    """Blocks of one size, shared by content, in runs as long as the trace's ids.
+
+    An id of the trace stands for several blocks that mostly come and go together, and what only one request can have
+    is one run whatever its length. Which physical block holds what makes no difference to anything but the tables of
+    a log. Equal in all else to vLLM's prefix caching, eviction order included.
+    """
+
+    def __init__(self, policy: Policy, blocks: int, reserve: int, gate: bool, paths: Paths) -> None:
+        """Answer for `policy`, which was reset; see `CountedBlocks`."""
+        super().__init__(policy, blocks, reserve, gate)
+        self._paths = paths
+        self._pool = RunPool(blocks)
+        self._privates: dict[int, Node] = {}
+
+    def reset(self, pool: Pool) -> None:
+        """Start again with an empty pool of the same size."""
+        super().reset(pool)
+        self._pool = RunPool(self._usable)
+        self._paths.clear()
+
+    def lookup(self, sequence: Sequence) -> Match:
+        """Find the longest prefix that is present (rule C6), short of the last token."""
+        path = self._paths.of(sequence)
+        most = (sequence.tokens - 1) // self.block_size
+        hit, shared = Hit(), min(most, path.covered)
+        for node in path.nodes:
+            if not hit.extend(node, shared) or hit.blocks >= shared:
+                break
+        private = self._privates.get(sequence.index)
+        if private is not None and hit.blocks == path.covered:
+            hit.extend(private, most)
+        return Match(hit.blocks * self.block_size, 0, hit) if hit.blocks else NO_MATCH
+
+    def admit(self, sequence: Sequence, match: Match, tokens: int) -> Lease | None:
+        """Hold what was found and take blocks for the chunk, if the whole sequence would fit (rule A3)."""
+        hit = match.detail
+        found, free = (hit.blocks, hit.free) if isinstance(hit, Hit) else (0, 0)
+        size, pool = self.block_size, self._pool
+        available = self.spare_blocks - free - (self._reserve if self._holders else 0)
+        upto = match.tokens + tokens
+        needed = -(-upto // size) - found
+        if needed > available or (self._gate and -(-sequence.tokens // size) - found > available):
+            return None
+        path = self._paths.of(sequence)
+        runs = pool.hold(hit) if isinstance(hit, Hit) else []
+        pool.take(needed)
+        self._holders += 1
+        sequence.memory = table = Table(path.leaf, path.covered, runs, found)
+        self._name(sequence, table, min(upto, sequence.tokens))
+        self.spare_blocks = pool.free
+        return COUNTED
+
+    def grow(self, sequence: Sequence, tokens: int) -> Lease | None:
+        """Take the blocks between the computed tokens and `tokens`, or none."""
+        table = sequence.memory
+        assert isinstance(table, Table)
+        if super().grow(sequence, tokens) is None:
+            return None
+        self._pool.take(self._pool.free - self.spare_blocks)
+        self._name(sequence, table, min(tokens, sequence.tokens))
+        return COUNTED
+
+    def take_blocks(self, blocks: int) -> None:
+        """Give decoding sequences so many blocks."""
+        self._pool.take(blocks)
+        self.spare_blocks -= blocks
+
+    def release(self, sequence: Sequence, finished: bool) -> None:
+        """Free the table from its last block to its first (rule P6); full blocks stay findable."""
+        table, pool = sequence.memory, self._pool
+        assert isinstance(table, Table)
+        held = -(-sequence.computed // self.block_size)
+        self._name(sequence, table, min(sequence.computed, sequence.tokens))
+        pool.plain += held - table.named
+        pool.give_back(table.runs)
+        if finished:
+            self._privates.pop(sequence.index, None)
+        self.spare_blocks = pool.free
+        sequence.memory = None
+        self._holders -= 1
+
+    def usage(self, waiting: Sequence | None) -> Usage:
+        """Count the blocks held, shared and cached."""
+        del waiting
+        pool, slots = self._pool, self._slots
+        return Usage((pool.usable - pool.free) * slots, pool.extra_references * slots, pool.reusable * slots)
+
+    @property
+    def blocks_in_use(self) -> int:
+        """Blocks that sequences hold."""
+        return self._usable - self._pool.free
+
+    def _name(self, sequence: Sequence, table: Table, tokens: int) -> None:
+        """Make the full blocks below `tokens` findable."""
+        upto, first = tokens // self.block_size, table.named
+        if upto <= first:
+            return
+        shared = min(upto, table.covered)
+        if first < shared:
+            nodes, node = [], table.leaf
+            while node.stop > first:
+                if node.start < shared:
+                    nodes.append(node)
+                if node.parent is None:
+                    break
+                node = node.parent
+            _name_run(table, nodes, first, shared)
+        if upto > table.covered:
+            private = self._privates.get(sequence.index)
+            if private is None:
+                private = self._privates[sequence.index] = Node(None, [], table.covered, ENDLESS)
+            _name_run(table, [private], max(first, table.covered), upto)
+        table.named = upto
+
+
+def _name_run(table: Table, nodes: list[Node], low: int, high: int) -> None:
+    run = Run(nodes, low, high, 1)
+    for node in nodes:
+        node.runs.append(run)
+    table.runs.append(run)
+
+
+class Path(NamedTuple):
+    """A row's content that others may have too."""
+
+    leaf: Node
+    nodes: list[Node]
+    """From the root's child to the leaf."""
+    covered: int
+    """Full blocks."""
+
+
+class Paths:
+    """A radix tree over the contents of a workload's rows."""
+
+    def __init__(self, workload: Workload | None, block_size: int) -> None:
+        """Read nothing yet; rows are entered when they are first asked for."""
+        self._workload = workload
+        self._block_size = block_size
+        ids = None if workload is None else workload.block_ids
+        self._ids = None if ids is None or not len(ids) else ids
+        self._id_tokens = 0 if workload is None else workload.block_tokens
+        self._splits = self._id_tokens % block_size > 0
+        self._pieces = 1 if self._splits else self._id_tokens // block_size
+        """Blocks a name."""
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all rows and which blocks are present."""
+        self._root = Node(None, [], 0, 0)
+        self._nothing = Path(self._root, [], 0)
+        self._last: tuple[int, Path] = (-1, self._nothing)
+
+    def of(self, sequence: Sequence) -> Path:
+        """Return a row's path through the tree, which another row's may cut later on."""
+        if self._ids is None:
+            return self._nothing
+        row, path = self._last
+        if row != sequence.index:
+            path = self._enter(sequence)
+            self._last = sequence.index, path
+        return path
+
+    def _enter(self, sequence: Sequence) -> Path:
+        workload, row = self._workload, sequence.index
+        assert self._ids is not None
+        assert workload is not None
+        assert workload.block_offsets is not None
+        ids = self._ids[int(workload.block_offsets[row]) : int(workload.block_offsets[row + 1])].tolist()
+        covered = min(len(ids) * self._id_tokens, sequence.prompt_tokens) // self._block_size
+        names: list[object] = self._parts(ids)[:covered] if self._splits else ids
+        node, nodes, at = self._root, [], 0
+        while at < len(names):
+            below = node.children.get(names[at])
+            if below is None:
+                start, pieces = node.stop, self._pieces
+                below = Node(node, names[at:], start, start + (len(names) - at) * pieces)
+                node.children[names[at]] = below
+            elif names[at : at + len(below.names)] != below.names:
+                alike = _alike(below.names, names[at:])
+                below = below.cut(alike, below.start + alike * self._pieces)
+            nodes.append(below)
+            at += len(below.names)
+            node = below
+        return Path(node, nodes, covered)
+
+    def _parts(self, ids: list[int]) -> list[object]:
+        """Return the blocks of ids that blocks do not end with, by the pieces of ids they consist of."""
+        grain, size = self._block_size, self._id_tokens
+        piece = gcd(grain, size)
+        return [
+            tuple((ids[p // size], p % size) for p in range(end - grain, end, piece))
+            for end in range(grain, len(ids) * size + 1, grain)
+        ]
+
+
+def _alike(some: list[object], others: list[object]) -> int:
+    """Count the leading names that two lists have in common."""
+    for number, (one, other) in enumerate(zip(some, others, strict=False)):
+        if one != other:
+            return number
+    return min(len(some), len(others))

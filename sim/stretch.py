@@ -1,0 +1,138 @@
+"""Many decode steps at once: the loop in which a run spends its time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from kvsim.batch import Job
+from kvsim.cost import Line
+
+if TYPE_CHECKING:
+    from kvsim.replica import Replica
+
+Finished = Callable[[Job, float], bool]
+NO_LINE = Line(0.0, 0.0, 1 << 62)
+
+
+class Stretch:
+    """Steps in which everybody decodes, taken without planning each.
+
+    While nobody prefills and nobody can be admitted, a step differs from the one before by one token for each
+    sequence. All that has to be looked at is whether a calendar has an entry for it, whether the blocks it needs
+    are there, and whether it ends before something else happens. What it costs and holds is the same, to the last
+    bit, as if it had been planned by itself.
+    """
+
+    def __init__(self, replica: Replica, finished: Finished) -> None:
+        """Serve one replica; `finished` is told who has its last token and when, and answers whether it may go on."""
+        self._replica = replica
+        self._finished = finished
+        self._line_of = getattr(replica.cost, "decode_line", None)
+        self._lines: dict[int, Line] = {}
+        self._goes_on = True
+        self._block_slots = replica.batch.block_size * replica.policy.slots_per_token
+        self._most_decodes = replica.planner.limits.max_num_batched_tokens
+
+    def run(self, now: float, horizon: float) -> float:
+        """Take steps until one ends at `horizon` or later, or one needs a plan; return when the last ends."""
+        replica = self._replica
+        self._goes_on = True
+        while now < horizon and self._goes_on and self._is_plain():
+            if replica.planner.dirty:
+                replica.hold(now)
+            now = self._take(now, horizon)
+        return now
+
+    def _is_plain(self) -> bool:
+        """Tell whether all that happens in the next step is that everybody who runs decodes."""
+        replica = self._replica
+        batch, planner = replica.batch, replica.planner
+        decodes = batch.decodes
+        if not decodes or decodes != len(batch.running) or planner.stalled:
+            return False
+        if decodes > self._most_decodes or planner.may_admit():
+            return False
+        if replica.policy.reads_lengths:
+            return False
+        if batch.block_size:
+            return batch.phases[-batch.step % batch.block_size] <= replica.policy.spare_blocks
+        return not batch.has_due(batch.step + 1)
+
+    def _take(self, now: float, horizon: float) -> float:
+        """Take the next step, and those after it up to one at which somebody ends or may have to ask."""
+        replica = self._replica
+        batch, ledger, policy = replica.batch, replica.ledger, replica.policy
+        decodes, context, step, phases = batch.decodes, batch.context, batch.step, batch.phases
+        marks, tails, size, slots = batch.marks, batch.tails, len(phases), self._block_slots
+        spare, holding = policy.spare_blocks, ledger.holding
+        line = self._lines.get(decodes)
+        if line is None or context + decodes > line.until:
+            line = self._line(decodes, context + decodes)
+        prices = None if line else self._prices()
+        fixed, rate, until = line or NO_LINE
+        most = until - decodes
+        end_row, hold_row = ledger.ends.append, ledger.held.append
+        wanted = phases[-step % size]
+        while True:
+            step += 1
+            if wanted:
+                spare -= wanted
+                holding += wanted * slots
+            context += decodes
+            now += fixed + rate * context if prices is None else next(prices)
+            end_row(now)
+            hold_row(holding)
+            if step in marks:
+                if step in tails:
+                    ledger.tail(batch.last_blocks(step))
+                if batch.stops(step):
+                    break
+            wanted = phases[-step % size]
+            if now >= horizon or wanted > spare or context > most:
+                break
+        ledger.decoded(
+            step - batch.step, holding, decodes, batch.context + decodes, *replica.account.decoding()
+        )
+        if spare != policy.spare_blocks:
+            policy.take_blocks(policy.spare_blocks - spare)
+        replica.planner.last_end = now
+        batch.jump(step - batch.step)
+        if step in marks:
+            self._settle(now)
+        return now
+
+    def _line(self, decodes: int, context: int) -> Line | None:
+        """Return the line that prices steps of so many sequences at this Σ context, if the cost model has one."""
+        line: Line | None = None if self._line_of is None else self._line_of(decodes, context)
+        if line is not None:
+            self._lines[decodes] = line
+        return line
+
+    def _prices(self) -> Iterator[float]:
+        """Price one step after another."""
+        price, steps = self._replica.cost.seconds, self._replica.account.decode_steps()
+        return (price(step) for step in steps)
+
+    def _settle(self, now: float) -> None:
+        """Let windows fill up and sequences finish with the step that has just been taken."""
+        replica = self._replica
+        batch = replica.batch
+        batch.marks.discard(batch.step)
+        if batch.windows:
+            batch.settle()
+        finished = batch.ending()
+        if not finished:
+            return
+        if len(finished) > 1:
+            finished.sort(key=_stamp)
+        for job in finished:
+            batch.leave(job)
+            job.tokens = job.computed + 1
+            replica.planner.let_go(job)
+            self._goes_on = self._finished(job, now) and self._goes_on
+        replica.hold(now)
+
+
+def _stamp(job: Job) -> int:
+    return job.stamp
