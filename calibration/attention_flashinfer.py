@@ -47,7 +47,7 @@ class FlashInferAttention:
 
         workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=pool.query.device)
         planned = [plan(pool, location, workspace) for location in range(pool.locations)]
-        out = torch.empty_like(pool.query)
+        out = torch.empty_like(pool.query) if pool.out is None else pool.out
 
         def call(location: int) -> torch.Tensor:
             planned[location].run(pool.query, (pool.key, pool.value), out=out)

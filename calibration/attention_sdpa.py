@@ -65,6 +65,21 @@ class SdpaAttention:
 
         return call
 
+    def over_prompts(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: tuple[int, ...]
+    ) -> Callable[[], list[torch.Tensor]]:
+        """Return a call over whole prompts, one after another in these rows, whenever the rows are filled.
+
+        Rows are [tokens, heads, head size]; prompts of equal length are one launch.
+        """
+        launches, pinned = _fresh(query, key, value, lengths), self._pinned
+
+        def call() -> list[torch.Tensor]:
+            with pinned():
+                return [rows for operands in launches for rows in _attend(operands)]
+
+        return call
+
     def _pinned(self) -> Any:  # Any: torch's context manager is a private type
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -84,6 +99,24 @@ def _launches(pool: KvPool, location: int) -> list[_Operands]:
         return [_Operands(query, key, value, 0)]
     where = _dense if case.q == case.kv else _in_slot
     return [where(pool, location, index) for index in range(len(case.q))]
+
+
+def _fresh(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: tuple[int, ...]
+) -> list[_Operands]:
+    """View rows as operands, without copying them."""
+    import torch
+
+    three = (query, key, value)
+    if len(set(lengths)) == 1:
+        shapes = ((len(lengths), lengths[0], *rows.shape[1:]) for rows in three)
+        q, k, v = (rows.view(shape).transpose(1, 2) for rows, shape in zip(three, shapes, strict=True))
+        return [_Operands(q, k, v, 0)]
+    found = []
+    for parts in zip(*(torch.split_with_sizes(rows, lengths) for rows in three), strict=True):
+        q, k, v = (part.transpose(0, 1).unsqueeze(0) for part in parts)
+        found.append(_Operands(q, k, v, 0))
+    return found
 
 
 def _dense(pool: KvPool, location: int, index: int) -> _Operands:

@@ -113,7 +113,7 @@ class TritonAttention:
         splits = self.splits or split_count(
             row_blocks, len(case.q), case.heads[1], self._multiprocessors(pool.query.device)
         )
-        out = torch.empty_like(pool.query)
+        out = torch.empty_like(pool.query) if pool.out is None else pool.out
         parts = case.tokens * case.heads[0] * splits if splits > 1 else 1
         width = power_of_two(case.heads[2])
         part_out, part_max, part_sum = (

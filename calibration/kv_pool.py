@@ -44,6 +44,8 @@ class KvPool:
     """[sequences + 1] int32."""
     kv_len: torch.Tensor
     """[sequences] int32."""
+    out: torch.Tensor | None = None
+    """Where a backend that writes whole tensors puts its output, laid out densely; None for a tensor of its own."""
 
     @property
     def locations(self) -> int:
@@ -82,6 +84,7 @@ class KvPool:
             tables=self.tables[:, picked, : _table_width(case)].contiguous(),
             q_start=_running_total(case.q, self.tables.device),
             kv_len=self.kv_len[picked],
+            out=None,
         )
 
 

@@ -23,12 +23,21 @@ ROPE_BASE = 500_000.0
 _BLOCK = 1024
 
 
-def add_norm(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor) -> Call:
-    """Return x + residual, normalised: RMSNorm with the residual's addition, whose sum is stored too."""
+def add_norm(
+    x: torch.Tensor,
+    residual: torch.Tensor,
+    weight: torch.Tensor,
+    total: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+) -> Call:
+    """Return x + residual, normalised: RMSNorm with the residual's addition, whose sum is stored too.
+
+    The sum goes to `total`, which may be `residual`, and the result to `out`; both are allocated unless given.
+    """
     import torch
 
     size = x.shape[1]
-    total, out = torch.empty_like(x), torch.empty_like(x)
+    total, out = (torch.empty_like(x) if given is None else given for given in (total, out))
 
     def by_triton(_: int) -> torch.Tensor:
         from kvsim.calibration.triton_ops import add_norm as kernel
@@ -54,27 +63,38 @@ def add_norm(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor) -> C
     return by_triton if runs_triton(x.device) else by_torch
 
 
-def rope(x: torch.Tensor, position: torch.Tensor, most: int) -> Call:
-    """Return x [tokens, heads, size], both halves of each head turned by position / base^(2i/size)."""
+def rope(x: torch.Tensor, position: torch.Tensor, most: int, keys: torch.Tensor | None = None) -> Call:
+    """Return x [tokens, heads, size], both halves of each head turned by position / base^(2i/size).
+
+    With `keys` [tokens, KV heads, size] the last of the heads go there, and only the others are returned.
+    """
     import torch
 
     _, heads, size = x.shape
     half = size // 2
     frequency = ROPE_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
     angle = torch.arange(most, device=x.device, dtype=torch.float32)[:, None] * frequency
-    cosine, sine, out = angle.cos(), angle.sin(), torch.empty_like(x)
+    cosine, sine = angle.cos(), angle.sin()
+    queries = heads if keys is None else heads - keys.shape[1]
+    out = x.new_empty((len(x), queries, size))
 
     def by_triton(_: int) -> torch.Tensor:
         from kvsim.calibration.triton_ops import rope as kernel
 
         widths = {"HEADS_WIDTH": power_of_two(heads), "HALF_WIDTH": power_of_two(half)}
-        kernel[(len(x),)](x, cosine, sine, position, out, HEADS=heads, HALF=half, **widths, **PINNED_OPTIONS)
+        kernel[(len(x),)](
+            x, cosine, sine, position, out, out if keys is None else keys, x.stride(0),
+            HEADS=heads, QUERY_HEADS=queries, HALF=half, **widths, **PINNED_OPTIONS,
+        )  # fmt: skip
         return out
 
     def by_torch(_: int) -> torch.Tensor:
         c, s = cosine[position, None], sine[position, None]
         low, high = x[..., :half].float(), x[..., half:].float()
-        return out.copy_(torch.cat((low * c - high * s, high * c + low * s), dim=-1))
+        turned = torch.cat((low * c - high * s, high * c + low * s), dim=-1)
+        if keys is not None:
+            keys.copy_(turned[:, queries:])
+        return out.copy_(turned[:, :queries])
 
     return by_triton if runs_triton(x.device) else by_torch
 
@@ -115,7 +135,7 @@ def kv_write(key: torch.Tensor, value: torch.Tensor, places: torch.Tensor, store
 
         slots = places[location % len(places)]
         kernel[(len(key),)](
-            key, value, slots, store.key, store.value, 1 / store.scale,
+            key, value, slots, store.key, store.value, 1 / store.scale, key.stride(0), value.stride(0),
             SIZE=size, WIDTH=power_of_two(size), IS_WHOLE=store.kv_dtype == "int8", **PINNED_OPTIONS,
         )  # fmt: skip
         return store.key

@@ -1,6 +1,7 @@
 """The small kernels of a step in Triton, fused as serving engines fuse them.
 
-Imported only when used, since it needs triton. Every row is laid out densely; capitals are compile-time constants.
+Imported only when used, since it needs triton. Elements of a row lie side by side, and so do rows unless a stride is
+given; capitals are compile-time constants.
 """
 # ruff: noqa: N803 (capitals are how Triton code tells constants from values)
 
@@ -34,21 +35,33 @@ def add_norm(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def rope(
-    x: tl.tensor, cosine: tl.tensor, sine: tl.tensor, position: tl.tensor, out: tl.tensor,
-    HEADS: tl.constexpr, HEADS_WIDTH: tl.constexpr, HALF: tl.constexpr, HALF_WIDTH: tl.constexpr,
+    x: tl.tensor, cosine: tl.tensor, sine: tl.tensor, position: tl.tensor, out: tl.tensor, keys: tl.tensor,
+    row_stride: tl.tensor, HEADS: tl.constexpr, QUERY_HEADS: tl.constexpr,
+    HEADS_WIDTH: tl.constexpr, HALF: tl.constexpr, HALF_WIDTH: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Turn the two halves of each head by the angles of the token's position. Grid: (tokens)."""
+    """Turn the two halves of each head by the angles of the token's position. Grid: (tokens).
+
+    The first QUERY_HEADS heads of a row go to `out`, the others to `keys`.
+    """
     token = tl.program_id(0).to(tl.int64)
     head, d = tl.arange(0, HEADS_WIDTH), tl.arange(0, HALF_WIDTH)
     inside = (head < HEADS)[:, None] & (d < HALF)[None, :]
-    place = token * (2 * HEADS * HALF) + head[:, None] * (2 * HALF) + d[None, :]
+    place = token * row_stride + head[:, None] * (2 * HALF) + d[None, :]
     angle = tl.load(position + token) * HALF + d
     c = tl.load(cosine + angle, mask=d < HALF, other=0.0)[None, :]
     s = tl.load(sine + angle, mask=d < HALF, other=0.0)[None, :]
     low = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
     high = tl.load(x + place + HALF, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + place, (low * c - high * s).to(out.dtype.element_ty), mask=inside)
-    tl.store(out + place + HALF, (high * c + low * s).to(out.dtype.element_ty), mask=inside)
+    first, second = low * c - high * s, high * c + low * s
+    is_query = (head < QUERY_HEADS)[:, None]
+    to = (token * QUERY_HEADS + head)[:, None] * (2 * HALF) + d[None, :]
+    tl.store(out + to, first.to(out.dtype.element_ty), mask=inside & is_query)
+    tl.store(out + to + HALF, second.to(out.dtype.element_ty), mask=inside & is_query)
+    if QUERY_HEADS < HEADS:
+        to = (token * (HEADS - QUERY_HEADS) + head - QUERY_HEADS)[:, None] * (2 * HALF) + d[None, :]
+        is_key = inside & (head >= QUERY_HEADS)[:, None]
+        tl.store(keys + to, first.to(keys.dtype.element_ty), mask=is_key)
+        tl.store(keys + to + HALF, second.to(keys.dtype.element_ty), mask=is_key)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -66,15 +79,16 @@ def silu_mul(x: tl.tensor, out: tl.tensor, SIZE: tl.constexpr, BLOCK: tl.constex
 @triton.jit  # type: ignore[untyped-decorator]
 def kv_write(
     key: tl.tensor, value: tl.tensor, slots: tl.tensor, key_pool: tl.tensor, value_pool: tl.tensor,
-    inverse_scale: tl.tensor, SIZE: tl.constexpr, WIDTH: tl.constexpr, IS_WHOLE: tl.constexpr,
+    inverse_scale: tl.tensor, key_stride: tl.tensor, value_stride: tl.tensor,
+    SIZE: tl.constexpr, WIDTH: tl.constexpr, IS_WHOLE: tl.constexpr,
 ) -> None:  # fmt: skip
     """Scatter each token's key and value, SIZE numbers each, to its slot of the pool. Grid: (tokens)."""
     token = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + token).to(tl.int64)
     column = tl.arange(0, WIDTH)
     inside = column < SIZE
-    k = tl.load(key + token * SIZE + column, mask=inside, other=0.0).to(tl.float32) * inverse_scale
-    v = tl.load(value + token * SIZE + column, mask=inside, other=0.0).to(tl.float32) * inverse_scale
+    k = tl.load(key + token * key_stride + column, mask=inside, other=0.0).to(tl.float32) * inverse_scale
+    v = tl.load(value + token * value_stride + column, mask=inside, other=0.0).to(tl.float32) * inverse_scale
     if IS_WHOLE:  # int8: to the nearest whole number, within its range
         k = tl.floor(tl.minimum(tl.maximum(k, -127.0), 127.0) + 0.5)
         v = tl.floor(tl.minimum(tl.maximum(v, -127.0), 127.0) + 0.5)

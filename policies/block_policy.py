@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from kvsim.errors import InputError
 from kvsim.placement import Placement
+from kvsim.policies.block_layout import Layout, check_blocks, most_blocks
 from kvsim.policies.block_pool import CachingPool, StackPool
 from kvsim.policies.contents import Contents
 from kvsim.policies.counted import CountedBlocks
@@ -14,22 +14,8 @@ from kvsim.policies.counted_prefix import CountedPrefix, Paths
 from kvsim.policies.groups import Group, Hit, PrefixIndex, Tables, grain
 from kvsim.policies.placement import block_placement
 from kvsim.policies.sharers import Sharers
-from kvsim.policy import NO_MATCH, Lease, Match, Policy, Pool, Span, Usage, reduced
+from kvsim.policy import NO_MATCH, Lease, Match, Policy, Pool, Usage, reduced
 from kvsim.request import Sequence
-
-
-class Layout(NamedTuple):
-    """How a pool is cut into blocks."""
-
-    groups: tuple[Group, ...]
-    spans: tuple[Span, ...]
-    """Slots a token takes."""
-    attention: tuple[Span, ...]
-    """Layers by the span they attend to."""
-    block_slots: int
-    """Slots of one block."""
-    block_bytes: int
-    """Bytes of one block."""
 
 
 class BlockPolicy(Policy):
@@ -56,7 +42,7 @@ class BlockPolicy(Policy):
 
     def reset(self, pool: Pool) -> None:
         """Cut the memory into blocks and start with an empty pool."""
-        _check_blocks(self.block_size, self.watermark)
+        check_blocks(self.block_size, self.watermark)
         layout = self.layout(pool)
         self.spans, self.attention, self._groups = layout.spans, layout.attention, layout.groups
         self._slots = layout.block_slots
@@ -69,7 +55,7 @@ class BlockPolicy(Policy):
         self.capacity = (num_blocks - 1) * self._slots
         self._limit = pool.max_model_len
         step_tokens = pool.max_num_batched_tokens * (2 if pool.async_scheduling else 1)
-        self._most = tuple(_most_blocks(group, step_tokens, pool.max_model_len) for group in self._groups)
+        self._most = tuple(most_blocks(group, step_tokens, pool.max_model_len) for group in self._groups)
         self._reserve = int(self.watermark * num_blocks)
         self._lag = 1 if pool.async_scheduling else 0
         self._holders = 0
@@ -159,7 +145,7 @@ class BlockPolicy(Policy):
 
     def count_blocks(self) -> Policy | None:
         """Return a policy that counts blocks, where their numbers and contents make no difference."""
-        if self._fills_show or len(self._groups) > 1 or self._groups[0].window is not None:
+        if self._fills_show or self._groups != (Group(None, self.block_size),):
             return None
         sizes = self._blocks.usable, self._reserve, self.scheduler_reserve_full_isl
         if self._index is None:
@@ -293,18 +279,3 @@ def _tables(sequence: Sequence) -> Tables:
     tables = sequence.memory
     assert isinstance(tables, Tables), f"{sequence} holds no memory"
     return tables
-
-
-def _most_blocks(group: Group, step_tokens: int, max_model_len: int) -> int:
-    """Return the most blocks one sequence needs at once (rule W6; full attention: all of max_model_len)."""
-    if group.window is None:
-        return -(-max_model_len // group.block_size)
-    seen = min(group.window - 1 + step_tokens, max_model_len)
-    return -(-seen // group.block_size) + 1 + group.kept
-
-
-def _check_blocks(block_size: int, watermark: float) -> None:
-    if block_size < 1:
-        raise InputError(f"block_size must be at least 1 token, got {block_size}")
-    if not 0 <= watermark < 1:
-        raise InputError(f"watermark must be in [0, 1), got {watermark}")

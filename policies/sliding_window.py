@@ -7,9 +7,10 @@ from math import lcm
 
 from kvsim.errors import InputError
 from kvsim.model import layer_groups
-from kvsim.policies.block_policy import BlockPolicy, Layout
+from kvsim.policies.block_layout import Layout
+from kvsim.policies.block_policy import BlockPolicy
 from kvsim.policies.groups import Group
-from kvsim.policy import Pool, Span
+from kvsim.policy import Policy, Pool, Span
 from kvsim.registry import register
 
 DEFAULT_WINDOW = 4096
@@ -52,6 +53,10 @@ class SlidingWindowPolicy(BlockPolicy):
         self.prefix_cache_retention_interval = prefix_cache_retention_interval
         self.watermark = watermark
         self.scheduler_reserve_full_isl = scheduler_reserve_full_isl
+
+    def counted(self) -> Policy | None:
+        """Count blocks where the model has no window, unless a subclass does something of its own."""
+        return self.count_blocks() if type(self) is SlidingWindowPolicy else None
 
     def caches(self) -> bool:
         """Keep freed blocks findable when asked to."""

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kvsim.result import Result
 
 _BETWEEN = " | "
 
@@ -29,6 +34,33 @@ def provenance_caption(
         "kvsim": version,
     }
     return _BETWEEN.join(f"{name} {' '.join(value.split())}" for name, value in named.items() if value)
+
+
+def result_caption(result: Result) -> str:
+    """Return the provenance line of a run."""
+    config = result.config
+    chosen, trace = config["settings"], config["trace"]
+    gpus, digest = chosen["tensor_parallel_size"], str(trace["sha256"])[:8]
+    return provenance_caption(
+        trace=f"{trace['name']} ({trace['requests']:,} requests, sha256 {digest})",
+        model=chosen["model"],
+        gpu=chosen["gpu"] if gpus == 1 else f"{gpus} × {chosen['gpu']}",
+        cost=config["cost"],
+        seed=config.get("seed", 0),
+        version=result.environment["kvsim"],
+    )
+
+
+def common_caption(results: Sequence[Result]) -> str:
+    """Return the provenance line of several runs; where they differ, all that occurs."""
+    lines = [result_caption(result).split(_BETWEEN) for result in results]
+    named = [dict(part.split(" ", 1) for part in line) for line in lines]
+    parts = (
+        {name: list(dict.fromkeys(line[name] for line in named if name in line)) for name in named[0]}
+        if named
+        else {}
+    )
+    return _BETWEEN.join(f"{name} {'; '.join(values)}" for name, values in parts.items())
 
 
 def fold_caption(caption: str, width: int) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from operator import add
 
-from kvsim.batch import Batch, Job
+from kvsim.batch import Batch
 from kvsim.cost import Step
-from kvsim.planner import Plan
+from kvsim.job import Job
+from kvsim.plan import Plan
 from kvsim.policy import Span
 
 

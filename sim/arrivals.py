@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 
-from kvsim.batch import Job
+from kvsim.job import Job
 from kvsim.policy import Policy
 from kvsim.request import Workload
 

@@ -4,54 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from kvsim.policy import Lease
-from kvsim.request import Sequence
-
-NEVER = float("nan")
-
-
-class Job(Sequence):
-    """A sequence with what only the engine may know and remember of it.
-
-    While it decodes its length is `base + Batch.step`, so that a step need not touch it.
-    """
-
-    # Most jobs never change most of these, so the class holds what they start as.
-    base = 0
-    """Length less `Batch.step`, while it decodes."""
-    decoding = False
-    due = -1
-    """Decode step at which it will have outgrown its lease, as far as is known."""
-    stamp = -1
-    """Order of admission, new at every one; −1 while it does not run."""
-    passed = 0
-    """How many of the batch's windows it has outgrown."""
-    lease = Lease(0)
-    reach = 0
-    """Slots it has and will have filled, of what it holds (`Policy.reach`); not kept where blocks are counted."""
-    pad = 0
-    """Where blocks are counted: tokens of its last block that it will never fill; known once it is computed so far."""
-    cached = 0
-    """Tokens found at first admission."""
-    readmission_hits = 0
-    """Tokens found again after preemptions."""
-    lost = 0
-    """Tokens whose KV the last preemption threw away."""
-    recomputed = 0
-    preemptions = 0
-    first_scheduled = NEVER
-    first_token = NEVER
-    last_token = NEVER
-    """When its last token came out; kept only while it is preempted or passed over."""
-
-    def __init__(self, index: int, arrival: float, prompt_tokens: int, priority: int, final: int) -> None:
-        """`final` is the number of tokens that will have KV when it finishes."""
-        self.index = index
-        self.arrival = arrival
-        self.prompt_tokens = self.tokens = prompt_tokens
-        self.priority = priority
-        self.final = final
-
+from kvsim.job import Job
 
 Calendar = defaultdict[int, list[tuple[int, Job]]]
 
@@ -178,16 +131,21 @@ class Batch:
                 self.expect(job)
         return found
 
-    def ending(self) -> list[Job]:
-        """Return the decoding sequences that reach their final length in this step."""
-        found = []
-        for stamp, job in self._ends.pop(self.step, ()):
+    def finish(self) -> list[Job]:
+        """Take out the decoding sequences that reach their final length in this step, in order of admission."""
+        found: list[Job] = []
+        step = self.step
+        for stamp, job in self._ends.pop(step, ()):
             if job.stamp != stamp or not job.decoding:
                 continue
-            if job.base + self.step == job.final:
-                found.append(job)
-            else:
+            if job.base + step != job.final:
                 self._mark(self._ends, job.final - job.base, job)
+                continue
+            self.leave(job)
+            job.tokens = job.final + 1
+            found.append(job)
+        if len(found) > 1:
+            found.sort(key=_stamp)
         return found
 
     def expect(self, job: Job) -> None:
@@ -202,26 +160,26 @@ class Batch:
     def join(self, job: Job) -> None:
         """Let a sequence whose tokens all have KV but the last decode from the next step on."""
         length = job.computed
-        job.base = length - self.step
+        job.base = base = length - self.step
         job.decoding = True
         job.due = -1
         job.chunk = 1
-        job.passed = 0
         self.decodes += 1
         self.context += length
-        for number, window in enumerate(self.windows):
-            self.windowed[number] += min(length, window)
-            if length < window:
-                self._growing[number] += 1
-            else:
-                job.passed = number + 1
         if self.windows:
-            self._bend(job)
-        self._mark(self._ends, job.final - job.base, job)
-        if self.block_size:
-            self._count(job)
-        else:
+            self._open_windows(job, length)
+        end = job.final - base
+        self._ends[end].append((job.stamp, job))
+        self.marks.add(end)
+        size = self.block_size
+        if not size:
             self.expect(job)
+            return
+        self.phases[base % size] += 1
+        if not job.pad:
+            job.pad = -job.final % size
+            if job.pad:
+                self._expect_tail(job, (job.final - 1) // size * size + 1 - base)
 
     def leave(self, job: Job) -> None:
         """Take a decoding sequence out of the sums; its length is then in `computed`."""
@@ -232,17 +190,19 @@ class Batch:
         self.context -= length
         if self.block_size:
             self.phases[job.base % self.block_size] -= 1
-        for number, window in enumerate(self.windows):
-            self.windowed[number] -= min(length, window)
-            if number >= job.passed:
-                self._growing[number] -= 1
+        if self.windows:
+            for number, window in enumerate(self.windows):
+                self.windowed[number] -= min(length, window)
+                if number >= job.passed:
+                    self._growing[number] -= 1
 
     def jump(self, steps: int) -> None:
         """Give every decoding sequence so many more tokens; no window fills up before the last."""
         self.step += steps
         self.context += steps * self.decodes
-        for number, growing in enumerate(self._growing):
-            self.windowed[number] += steps * growing
+        if self.windows:
+            for number, growing in enumerate(self._growing):
+                self.windowed[number] += steps * growing
 
     def hold_back(self, job: Job) -> None:
         """Take back this step's token from a decoding sequence that is passed over."""
@@ -266,14 +226,15 @@ class Batch:
         """Return how many of the sequence's tokens have KV."""
         return job.base + self.step if job.decoding else job.computed
 
-    def _count(self, job: Job) -> None:
-        """Note in which steps a sequence that starts to decode takes its blocks."""
-        size = self.block_size
-        self.phases[job.base % size] += 1
-        if not job.pad:
-            job.pad = -job.final % size
-            if job.pad:
-                self._expect_tail(job, (job.final - 1) // size * size + 1 - job.base)
+    def _open_windows(self, job: Job, length: int) -> None:
+        job.passed = 0
+        for number, window in enumerate(self.windows):
+            self.windowed[number] += min(length, window)
+            if length < window:
+                self._growing[number] += 1
+            else:
+                job.passed = number + 1
+        self._bend(job)
 
     def _expect_tail(self, job: Job, step: int) -> None:
         job.due = step
@@ -287,3 +248,7 @@ class Batch:
     def _mark(self, calendar: Calendar, step: int, job: Job) -> None:
         calendar[step].append((job.stamp, job))
         self.marks.add(step)
+
+
+def _stamp(job: Job) -> int:
+    return job.stamp

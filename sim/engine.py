@@ -14,8 +14,8 @@ import simpy
 from simpy.events import EventPriority
 
 from kvsim.arrivals import Arrivals
-from kvsim.batch import NEVER, Job
 from kvsim.cost import CostModel
+from kvsim.job import NEVER, Job
 from kvsim.policy import Policy
 from kvsim.replica import Replica
 from kvsim.request import Workload
@@ -164,15 +164,22 @@ class Simulation:
         """Run until somebody else has something to say; False when there is nothing to run."""
         env, replica, source = self.env, self.replica, self._source
         while not self._unanswered:
+            others = env.peek()
             if self._stretch is not None:
-                self.clock = self._stretch.run(self.clock, min(source.next, env.peek()))
-            if self._unanswered or self.clock >= env.peek():
+                self.clock = self._stretch.run(self.clock, min(source.next, others))
+            if self._unanswered or self.clock >= others:
                 return True
             if self.clock >= source.next:
                 self._take_arrivals(self.clock)
-                if self.clock >= env.peek():
+                if self._followers and self.clock >= env.peek():
                     return True
-            planned = replica.begin(self.clock)
+            plan = replica.plan(self.clock)
+            if plan is not None and self._stretch is not None:
+                end = self._stretch.end(plan, self.clock)
+                if end is not None:
+                    self.clock = end
+                    continue
+            planned = None if plan is None else replica.commit(plan, self.clock)
             if planned is not None and planned.preempted:
                 self.endless = self._standstill.after(planned)
                 if self.endless:
@@ -209,9 +216,11 @@ class Simulation:
         """Queue whoever has come by now, in order of arrival; False when that is nobody."""
         jobs = self._inbox = self._inbox + self._source.take(now)
         # What was rejected may have had followers that come at once.
-        if not jobs or self.env.peek() <= now:
+        if not jobs:
             return False
         if self._followers:
+            if self.env.peek() <= now:
+                return False
             jobs.sort(key=lambda job: (job.arrival, job.index))
         for job in jobs:
             self.outcomes.arrival[job.index] = job.arrival

@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kvsim.request import FloatColumn, IntColumn
 
@@ -17,6 +18,7 @@ class Gaps:
         """Start with none."""
         self._seconds = array("d")
         self._counts = array("i")
+        self._sorted: tuple[FloatColumn, NDArray[np.int32]] = (np.zeros(0), np.zeros(0, np.int32))
         self.noted = 0
         """Grows whenever somebody got a token, even where the gap itself is handed over later."""
 
@@ -31,20 +33,14 @@ class Gaps:
         self._seconds.frombytes(seconds.tobytes())
         self._counts.frombytes(counts.astype(np.int32).tobytes())
 
-    @property
-    def seconds(self) -> FloatColumn:
-        """Every gap noted, float64."""
-        return np.frombuffer(self._seconds, dtype=np.float64) if self._seconds else np.zeros(0)
-
-    @property
-    def counts(self) -> IntColumn:
-        """How often each occurred, int64."""
-        return np.array(self._counts, dtype=np.int64)
+    def distribution(self) -> tuple[FloatColumn, NDArray[np.int32]]:
+        """Return every gap noted, ascending, in seconds (float64), and how often each occurred (int32)."""
+        if len(self._sorted[0]) != len(self._seconds):
+            seconds = np.frombuffer(self._seconds)
+            order = np.argsort(seconds)
+            self._sorted = seconds[order], np.frombuffer(self._counts, dtype=np.int32)[order]
+        return self._sorted
 
     def __iter__(self) -> Iterator[tuple[float, int]]:
         """Go through (seconds, count)."""
         return zip(self._seconds, self._counts, strict=True)
-
-    def __len__(self) -> int:
-        """Count the entries."""
-        return len(self._seconds)

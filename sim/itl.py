@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kvsim.request import FloatColumn, IntColumn
+from kvsim.request import FloatColumn
 
 LEVELS: FloatColumn = np.unique(
     np.concatenate([np.linspace(0, 1, 401), np.linspace(0.9, 1, 401), np.linspace(0.99, 1, 201)]).round(6)
@@ -12,17 +13,16 @@ LEVELS: FloatColumn = np.unique(
 """Shares of the gaps at which a quantile is kept."""
 
 
-def itl_columns(seconds: FloatColumn, counts: IntColumn) -> dict[str, FloatColumn]:
+def itl_columns(seconds: FloatColumn, counts: NDArray[np.int32]) -> dict[str, FloatColumn]:
     """Return `share` and `itl_ms`, where that share of all gaps between tokens is at most `itl_ms` long.
 
-    `counts` says how often each gap occurred. Gaps so few that every one can be kept are kept.
+    `seconds` ascend, `counts` says how often each gap occurred. Gaps so few that every one can be kept are kept.
     """
-    order = np.argsort(seconds, kind="stable")
-    ends = np.cumsum(counts[order])
+    ends = np.cumsum(counts, dtype=np.int64)
     if not len(ends) or not ends[-1]:
         return {"share": np.empty(0), "itl_ms": np.empty(0)}
     share = ends / ends[-1]
     rows = np.arange(len(share))
     if len(share) > len(LEVELS):
         rows = np.unique(np.minimum(np.searchsorted(share, LEVELS), len(share) - 1))
-    return {"share": share[rows], "itl_ms": seconds[order][rows] * 1e3}
+    return {"share": share[rows], "itl_ms": seconds[rows] * 1e3}

@@ -6,11 +6,11 @@ from array import array
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kvsim.durations import Durations
 from kvsim.gaps import Gaps
 from kvsim.policy import Usage
-from kvsim.request import FloatColumn, IntColumn
+from kvsim.request import IntColumn
 from kvsim.timeline import Timeline
 
 CATEGORIES = ("live", "reserved", "internal", "external", "reusable", "free")
@@ -120,6 +120,12 @@ class Ledger:
         self.held.append(self.holding)
         self.entry(1, 1, tokens, live, 0, placed, 0, 0)
 
+    def planned(self, end: float, live: int, placed: int, tokens: int, decodes: int) -> None:
+        """Add a step that starts where the last row ended; `decodes` get a token as long after as it takes."""
+        self.ends.append(end)
+        self.held.append(self.holding)
+        self.entry(1, 1, tokens, live - self.shared, 0, placed, 0, decodes)
+
     def decoded(self, rows: int, holding: int, decodes: int, placed: int, live: int, live_more: int) -> None:
         """Describe the rows of steps in which everybody decoded, just appended to `ends` and `held`.
 
@@ -145,7 +151,7 @@ class Ledger:
         )
         self.now = self.ends[-1]
         self.gaps.noted += 1
-        if len(self.ends) > BUFFER:
+        if len(self.ends) >= BUFFER:
             self._sum_up()
 
     def tail(self, pads: int) -> None:
@@ -189,7 +195,7 @@ class Ledger:
         self.now = self.ends[-1]
         if decodes:
             self.gaps.noted += 1
-        if len(self.ends) > BUFFER:
+        if len(self.ends) >= BUFFER:
             self._sum_up()
 
     def slots(self, live: int, placed: int) -> Slots:
@@ -204,6 +210,11 @@ class Ledger:
         names = (*CATEGORIES, "running", "waiting")
         totals = dict(zip(names, self._totals.tolist(), strict=True))
         return totals | {"waiting": totals["waiting"] + self._waited}
+
+    @property
+    def room(self) -> int:
+        """Rows to go until they are summed up: the same for any run, since the last bit of a sum depends on it."""
+        return BUFFER - len(self.ends)
 
     @property
     def steps(self) -> int:
@@ -267,27 +278,3 @@ class Ledger:
         reusable = np.minimum(column["reusable"], self.capacity - held - external)
         free = self.capacity - held - reusable - external
         return [live, reserved, held - live - reserved, external, reusable, free]
-
-
-class Durations:
-    """Seconds for which a count had each of its values."""
-
-    def __init__(self) -> None:
-        """Start with none."""
-        self._seconds = np.zeros(0)
-        self._seen: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
-
-    def add(self, counts: IntColumn, seconds: FloatColumn) -> None:
-        """Add rows in which the count was so much for so many seconds."""
-        size = max(len(self._seconds), int(counts.max()) + 1)
-        self._seconds = np.bincount(counts, seconds, size) + np.pad(
-            self._seconds, (0, size - len(self._seconds))
-        )
-        seen = np.pad(self._seen, (0, size - len(self._seen)))
-        seen[counts[seconds != 0]] = True
-        self._seen = seen
-
-    def table(self) -> tuple[IntColumn, FloatColumn]:
-        """Return the values that occurred, ascending, and the seconds of each."""
-        values = np.flatnonzero(self._seen)
-        return values, self._seconds[values]

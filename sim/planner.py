@@ -2,63 +2,14 @@
 
 from __future__ import annotations
 
-from kvsim.batch import Batch, Job
-from kvsim.policy import Lease, Policy
-from kvsim.scheduler import Limits, WaitingQueue, waiting_queue
+from kvsim.admission import Admission
+from kvsim.job import Job
+from kvsim.plan import Plan
+from kvsim.policy import Lease
 
 
-class Plan:
-    """A step while it is being scheduled."""
-
-    __slots__ = ("admitted", "budget", "cap", "chunks", "preempted", "stalled")
-
-    def __init__(self, budget: int, cap: int) -> None:
-        """Start with nobody scheduled."""
-        self.budget = budget
-        """Tokens left for this step."""
-        self.cap = cap
-        """Most tokens one request may get."""
-        self.chunks: dict[int, tuple[Job, int]] = {}
-        """Prefills by row: who, and how many tokens."""
-        self.admitted: list[tuple[int, int]] = []
-        """(row, tokens that need no prefill)."""
-        self.preempted: list[Job] = []
-        self.stalled: list[Job] = []
-        """Decoding sequences that the budget, or rule E5, passes over."""
-
-    def stalled_rows(self) -> set[int]:
-        """Return the rows that are passed over."""
-        return {job.index for job in self.stalled} if self.stalled else set()
-
-
-class Planner:
-    """Decide steps: extend the running, preempt where memory is short, admit the waiting."""
-
-    def __init__(self, policy: Policy, limits: Limits, batch: Batch, now: float) -> None:
-        """Share the batch with whoever prices and ends the steps."""
-        self.policy = policy
-        self.limits = limits
-        self.batch = batch
-        self.waiting: WaitingQueue = waiting_queue(limits.scheduling_policy)
-        self.reach = 0
-        """Σ `Job.reach` over the running."""
-        self.dirty = True
-        """Whether memory, or who runs and waits, changed since somebody last looked."""
-        self.blocked: Job | None = None
-        """A head of the queue that cannot be admitted until something is released."""
-        self.ending: dict[int, Job] = {}
-        """Running sequences whose last token is on its way; they hold their memory until it is out."""
-        self.stalled: dict[int, Job] = {}
-        """Decoding sequences that were passed over in the last step."""
-        self.in_flight: dict[int, int] = {}
-        """Tokens per row of a step under way: until it ends they do not count as computed (rule Y3)."""
-        self.last_end = now
-        """When the last scheduled step ends."""
-        self.first_admission_tokens = 0
-        """Tokens of prompts looked up when first admitted."""
-        self.readmission_tokens = 0
-        """Tokens looked up when admitted again."""
-        self._stamp = 0
+class Planner(Admission):
+    """Decide steps: extend the running, preempt where memory is short, then open the door to the waiting."""
 
     def plan(self, now: float) -> Plan:
         """Schedule one step at `now`."""
@@ -75,42 +26,8 @@ class Planner:
             if batch.windows:
                 batch.settle()
         if not plan.preempted and (was_empty or limits.scheduler == "vllm"):
-            self._admit(plan, now)
+            self.admit(plan, now)
         return plan
-
-    def queue(self, jobs: list[Job]) -> None:
-        """Let arrivals wait, in order."""
-        for job in jobs:
-            self.waiting.add(job)
-        # An adaptive threshold falls as more requests are there, so that a smaller chunk may do.
-        if self.blocked is not self.waiting.head() or self.limits.long_prefill_token_threshold_adaptive:
-            self.blocked = None
-            self.dirty = True
-
-    def finish(self, job: Job) -> None:
-        """Release a sequence whose last token is out, even if it was preempted meanwhile (rule Y5)."""
-        self.blocked = None
-        self.dirty = True
-        if job.index in self.ending:
-            del self.ending[job.index]
-            self.let_go(job)
-        else:
-            self.waiting.remove(job)
-
-    def may_admit(self) -> bool:
-        """Tell whether a step in which everybody decodes would try to admit somebody."""
-        head = self.waiting.head()
-        if head is None or head is self.blocked or self.limits.scheduler != "vllm":
-            return False
-        return len(self.batch.running) < self.limits.max_num_seqs
-
-    def let_go(self, job: Job) -> None:
-        """Release a running sequence that has its last token."""
-        self.blocked = None
-        self.dirty = True
-        del self.batch.running[job.index]
-        self._forget(job)
-        self.policy.release(job, finished=True)
 
     def _schedule_running(self, plan: Plan) -> None:
         """Give running sequences their tokens in list order (rule S2).
@@ -149,16 +66,17 @@ class Planner:
     def _all_decode(self, plan: Plan) -> bool:
         """Give everybody a token at once, if all decode and the blocks they need are there."""
         batch, policy, decodes = self.batch, self.policy, self.batch.decodes
-        if not batch.block_size or batch.prefilling or self.ending or decodes > plan.budget:
+        if batch.prefilling or self.ending or decodes > plan.budget or batch.has_due(batch.step):
             return False
-        wanted = batch.wanted(batch.step)
-        if wanted > policy.spare_blocks:
-            return False
+        if batch.block_size:
+            wanted = batch.wanted(batch.step)
+            if wanted > policy.spare_blocks:
+                return False
+            self.dirty = batch.last_blocks(batch.step) > 0 or self.dirty
+            if wanted:
+                policy.take_blocks(wanted)
+                self.dirty = True
         plan.budget -= decodes
-        self.dirty = batch.last_blocks(batch.step) > 0 or self.dirty
-        if wanted:
-            policy.take_blocks(wanted)
-            self.dirty = True
         return True
 
     def _counted(self, plan: Plan, every: bool) -> list[tuple[int, Job]]:
@@ -229,19 +147,8 @@ class Planner:
             job.computed = computed - flight
             lease = self.policy.grow(job, tokens)
         job.computed = computed
-        self._lease(job, lease, tokens)
+        self.lease(job, lease, tokens)
         return True
-
-    def _lease(self, job: Job, lease: Lease, tokens: int) -> None:
-        if self.batch.block_size:
-            self.batch.cover(job, tokens)
-            return
-        job.lease = lease
-        reach = self.policy.reach(job, lease, job.final)
-        self.reach += reach - job.reach
-        job.reach = reach
-        if job.decoding:
-            self.batch.expect(job)
 
     def _stops_at_own_preemption(self) -> bool:
         """Rule E5: in 0.32 a self-preemption under `priority` ends the running loop."""
@@ -282,7 +189,7 @@ class Planner:
         self.stalled.pop(victim.index, None)
         del batch.running[victim.index]
         self.policy.release(victim, finished=False)
-        self._forget(victim)
+        self.forget(victim)
         victim.stamp = -1
         victim.computed = 0
         victim.chunk = 1
@@ -291,53 +198,3 @@ class Planner:
         plan.preempted.append(victim)
         self.waiting.put_back(victim)
         self.blocked = None
-
-    def _forget(self, job: Job) -> None:
-        """Take a sequence that gives its memory back out of the sums over what sequences hold."""
-        self.batch.uncover(job)
-        self.reach -= job.reach
-        job.reach = 0
-
-    def _admit(self, plan: Plan, now: float) -> None:
-        """Admit waiting requests until one cannot be (rules S3 to S5, S8)."""
-        waiting, limits = self.waiting, self.limits
-        while plan.budget > 0 and len(self.batch.running) < limits.max_num_seqs:
-            job = waiting.head()
-            if job is None or job is self.blocked:
-                return
-            match = self.policy.lookup(job)
-            tokens = min(job.tokens - match.tokens, plan.cap)
-            if not limits.enable_chunked_prefill and tokens > plan.budget:
-                lease = None
-            else:
-                tokens = min(tokens, plan.budget)
-                lease = self.policy.admit(job, match, tokens)
-            if lease is None:
-                only_decodes = not plan.chunks and not self.batch.prefilling
-                self.blocked = job if self.policy.refusal_holds and only_decodes else None
-                return
-            waiting.take()
-            self._enter(plan, job, match.tokens, match.restored, tokens, lease, now)
-
-    def _enter(
-        self, plan: Plan, job: Job, found: int, restored: int, tokens: int, lease: Lease, now: float
-    ) -> None:
-        plan.budget -= tokens
-        plan.admitted.append((job.index, found))
-        plan.chunks[job.index] = (job, tokens)
-        job.computed = found + tokens
-        job.chunk = tokens
-        job.stamp = self._stamp
-        self._stamp += 1
-        if job.preemptions:
-            job.readmission_hits += found - restored
-            job.recomputed += max(0, job.lost - found)
-            self.readmission_tokens += job.tokens
-        else:
-            job.cached = found
-            job.first_scheduled = max(now, self.last_end)
-            self.first_admission_tokens += job.tokens
-        self.batch.running[job.index] = job
-        self.batch.prefilling[job.index] = job
-        self._lease(job, lease, job.computed)
-        self.dirty = True

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from kvsim.account import Account
-from kvsim.batch import Batch, Job
+from kvsim.batch import Batch
 from kvsim.cost import CostModel, Step
+from kvsim.job import Job
 from kvsim.ledger import Ledger, Slots
-from kvsim.planner import Plan, Planner
+from kvsim.plan import Plan
+from kvsim.planner import Planner
 from kvsim.policy import Policy
 from kvsim.scheduler import Limits, WaitingQueue
 
@@ -100,12 +102,17 @@ class Replica:
 
     def begin(self, now: float) -> Planned | None:
         """Schedule a step at `now`; None when there is nothing to run and nobody was preempted."""
+        plan = self.plan(now)
+        return None if plan is None else self.commit(plan, now)
+
+    def plan(self, now: float) -> Plan | None:
+        """Choose who runs; None when that is nobody, and nobody was preempted."""
         plan = self.planner.plan(now)
         if not plan.chunks and self.batch.decodes == len(plan.stalled) and not plan.preempted:
             if self.planner.dirty and not self.under_way:
                 self.hold(now)
             return None
-        return self._commit(plan, now)
+        return plan
 
     def end(self) -> Planned:
         """Let the oldest step under way end: tokens come out, finished sequences free their memory."""
@@ -126,7 +133,7 @@ class Replica:
             self.watch_end(planned)
         return planned
 
-    def _commit(self, plan: Plan, now: float) -> Planned:
+    def commit(self, plan: Plan, now: float) -> Planned:
         """Price the step, account for it, and let its sequences be where they will be after it."""
         planner, ledger = self.planner, self.ledger
         start = max(now, planner.last_end)
@@ -165,10 +172,7 @@ class Replica:
             else:
                 job.chunk = 1
                 finished.append(job)
-        for job in batch.ending():
-            batch.leave(job)
-            job.tokens = job.computed + 1
-            finished.append(job)
+        finished += batch.finish()
         if finished:
             finished.sort(key=_stamp)
             self.planner.ending |= {job.index: job for job in finished}

@@ -64,7 +64,7 @@ class Result:
             config = config | {"ended_early": simulation.endless}
         summary = summarise(simulation, columns, goodput)
         gaps = simulation.replica.ledger.gaps
-        more = {"itl": itl_columns(gaps.seconds, gaps.counts)}
+        more = {"itl": itl_columns(*gaps.distribution())}
         return cls(config, summary, request_columns(columns), timeline(simulation), more)
 
     @cached_property

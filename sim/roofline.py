@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kvsim.cost import Step
+from kvsim.cost import Line, Step
 from kvsim.errors import InputError
 from kvsim.gpu import Gpu
 from kvsim.model import Model
@@ -76,6 +76,14 @@ class RooflineCost:
     def label(self) -> str:
         """Say that this is an assumption."""
         return f"{self._name} (assumed: datasheet rates times typical efficiencies)"
+
+    def decode_line(self, decodes: int, context: int) -> Line | None:
+        """Return the line for so many decodes; None where windows make it several."""
+        del context
+        if len(self._per_context) != 1:
+            return None
+        nothing = Step(decodes, 0, decodes, (0,))
+        return Line(self.seconds(nothing), self._per_context[0], 1 << 62)
 
     def seconds(self, step: Step) -> float:
         """Return GEMM time plus attention time."""

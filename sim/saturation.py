@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kvsim.batch import Job
 from kvsim.cost import Step
+from kvsim.job import Job
 from kvsim.policy import Policy, Pool
 from kvsim.replica import Replica
 from kvsim.request import Workload

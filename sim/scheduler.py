@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kvsim.batch import Job
 from kvsim.errors import InputError
+from kvsim.job import Job
 
 SCHEDULING_POLICIES = ("fcfs", "priority", "sjf")
 SCHEDULERS = ("vllm", "static")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import os
-import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TextIO
+from typing import TextIO
 
-from kvsim.errors import InputError
 from kvsim.replica import StepRecord
+from kvsim.whole_file import WholeFile
 
 
 def step_row(number: int, record: StepRecord, asynchronous: bool) -> dict[str, object]:
@@ -48,7 +45,7 @@ class StepLog:
         self.asynchronous = asynchronous
         self.steps = 0
         """Rows written so far."""
-        self._file = _WholeFile(Path(target)) if isinstance(target, str | Path) else None
+        self._file = WholeFile(Path(target)) if isinstance(target, str | Path) else None
         self._stream = None if isinstance(target, str | Path) else target
 
     def __call__(self, record: StepRecord) -> None:
@@ -79,50 +76,3 @@ class StepLog:
     ) -> None:
         """Close after a run that went through; leave nothing of one that failed."""
         self.close() if kind is None else self.discard()
-
-
-class _WholeFile:
-    """A file that others see whole or not at all."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-        try:
-            handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        except OSError as error:
-            raise InputError(f"{target}: cannot be written: {error.strerror}") from error
-        self._temporary: Path | None = Path(name)
-        self._raw = os.fdopen(handle, "wb")
-        # No name and no time in the header: the same run gives the same bytes.
-        packed = gzip.GzipFile("", "wb", fileobj=self._raw, mtime=0) if target.suffix == ".gz" else None
-        self._packed = packed
-        self._out: IO[bytes] | gzip.GzipFile = packed or self._raw
-
-    def write(self, data: bytes) -> None:
-        try:
-            self._out.write(data)
-        except OSError as error:
-            raise InputError(f"{self.target}: cannot be written: {error.strerror or error}") from error
-
-    def keep(self) -> None:
-        if self._temporary is None:
-            return
-        try:
-            self._close()
-            os.chmod(self._temporary, 0o644)
-            os.replace(self._temporary, self.target)
-        except OSError as error:
-            self.discard()
-            raise InputError(f"{self.target}: cannot be written: {error.strerror or error}") from error
-        self._temporary = None
-
-    def discard(self) -> None:
-        if self._temporary is None:
-            return
-        self._close()
-        self._temporary.unlink(missing_ok=True)
-        self._temporary = None
-
-    def _close(self) -> None:
-        if self._packed is not None:
-            self._packed.close()
-        self._raw.close()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from kvsim.batch import Job
 from kvsim.cost import Line
+from kvsim.job import Job
 
 if TYPE_CHECKING:
+    from kvsim.plan import Plan
     from kvsim.replica import Replica
 
 Finished = Callable[[Job, float], bool]
@@ -44,6 +45,36 @@ class Stretch:
             now = self._take(now, horizon)
         return now
 
+    def end(self, plan: Plan, now: float) -> float | None:
+        """Take a planned step at once, and return when it ends; None if somebody is or was passed over."""
+        replica = self._replica
+        batch, planner, ledger = replica.batch, replica.planner, replica.ledger
+        if plan.preempted or plan.stalled or planner.stalled or (batch.decodes and now != planner.last_end):
+            return None
+        work = replica.account.step(plan)
+        end = now + (replica.cost.seconds(work) + (replica.policy.transfers() if plan.admitted else 0.0))
+        if planner.dirty or replica.policy.reads_lengths:
+            replica.hold(now)
+        live, placed = replica.account.live({})
+        ledger.planned(end, live, placed, work.tokens, work.decodes)
+        planner.last_end = end
+        finished = []
+        for job, _ in plan.chunks.values():
+            if job.computed < job.tokens:
+                continue
+            if job.first_token != job.first_token:
+                job.first_token = end
+            else:
+                ledger.gaps.add(end - job.last_token, 1)
+            del batch.prefilling[job.index]
+            job.tokens += 1
+            if job.computed < job.final:
+                batch.join(job)
+            else:
+                finished.append(job)
+        self._let_go(finished + batch.finish(), end)
+        return end
+
     def _is_plain(self) -> bool:
         """Tell whether all that happens in the next step is that everybody who runs decodes."""
         replica = self._replica
@@ -65,13 +96,11 @@ class Stretch:
         batch, ledger, policy = replica.batch, replica.ledger, replica.policy
         decodes, context, step, phases = batch.decodes, batch.context, batch.step, batch.phases
         marks, tails, size, slots = batch.marks, batch.tails, len(phases), self._block_slots
-        spare, holding = policy.spare_blocks, ledger.holding
-        line = self._lines.get(decodes)
-        if line is None or context + decodes > line.until:
-            line = self._line(decodes, context + decodes)
+        spare, holding, stops = policy.spare_blocks, ledger.holding, False
+        line = self._line(decodes, context + decodes)
         prices = None if line else self._prices()
         fixed, rate, until = line or NO_LINE
-        most = until - decodes
+        most = min(until - decodes, context + decodes * (ledger.room - 1))
         end_row, hold_row = ledger.ends.append, ledger.held.append
         wanted = phases[-step % size]
         while True:
@@ -84,9 +113,11 @@ class Stretch:
             end_row(now)
             hold_row(holding)
             if step in marks:
+                marks.discard(step)
                 if step in tails:
                     ledger.tail(batch.last_blocks(step))
-                if batch.stops(step):
+                stops = batch.stops(step)
+                if stops:
                     break
             wanted = phases[-step % size]
             if now >= horizon or wanted > spare or context > most:
@@ -98,15 +129,21 @@ class Stretch:
             policy.take_blocks(policy.spare_blocks - spare)
         replica.planner.last_end = now
         batch.jump(step - batch.step)
-        if step in marks:
-            self._settle(now)
+        if stops:
+            if batch.windows:
+                batch.settle()
+            self._let_go(batch.finish(), now)
         return now
 
     def _line(self, decodes: int, context: int) -> Line | None:
         """Return the line that prices steps of so many sequences at this Σ context, if the cost model has one."""
-        line: Line | None = None if self._line_of is None else self._line_of(decodes, context)
-        if line is not None:
-            self._lines[decodes] = line
+        if self._line_of is None:
+            return None
+        line = self._lines.get(decodes)
+        if line is None or context > line.until:
+            line = self._line_of(decodes, context)
+            if line is not None:
+                self._lines[decodes] = line
         return line
 
     def _prices(self) -> Iterator[float]:
@@ -114,24 +151,17 @@ class Stretch:
         price, steps = self._replica.cost.seconds, self._replica.account.decode_steps()
         return (price(step) for step in steps)
 
-    def _settle(self, now: float) -> None:
-        """Let windows fill up and sequences finish with the step that has just been taken."""
-        replica = self._replica
-        batch = replica.batch
-        batch.marks.discard(batch.step)
-        if batch.windows:
-            batch.settle()
-        finished = batch.ending()
+    def _let_go(self, finished: list[Job], now: float) -> None:
+        """Let sequences go that have their last token."""
         if not finished:
             return
         if len(finished) > 1:
             finished.sort(key=_stamp)
+        planner = self._replica.planner
         for job in finished:
-            batch.leave(job)
-            job.tokens = job.computed + 1
-            replica.planner.let_go(job)
+            planner.let_go(job)
             self._goes_on = self._finished(job, now) and self._goes_on
-        replica.hold(now)
+        self._replica.hold(now)
 
 
 def _stamp(job: Job) -> int:

@@ -104,8 +104,8 @@ def summarise(simulation: Simulation, columns: Columns, goodput: str | None = No
         ("queue", columns.queue_ms),
     ):
         chosen = values[done & np.isfinite(values)]
-        summary |= _distribution(name, chosen, np.ones(len(chosen), dtype=np.int64))
-    summary |= _distribution("itl", ledger.gaps.seconds * 1e3, ledger.gaps.counts)
+        summary |= _distribution(name, np.sort(chosen), np.ones(len(chosen), dtype=np.int32), 1.0)
+    summary |= _distribution("itl", *ledger.gaps.distribution(), 1e3)
     normalised = columns.e2el_ms[done] / columns.output[done]
     summary["mean_normalized_latency_ms"] = float(normalised.mean()) if completed else None
     summary |= _memory(ledger, simulation.clock) | _cache(simulation, columns)
@@ -167,26 +167,27 @@ def _block_hit_rate(simulation: Simulation, columns: Columns) -> float:
     return int((columns.cached // size).sum()) / full if full else 0.0
 
 
-def _distribution(name: str, values: FloatColumn, counts: IntColumn) -> Summary:
-    """Return mean, median, standard deviation and percentiles of values that occur `counts` times."""
-    if not len(values) or not counts.sum():
+def _distribution(name: str, values: FloatColumn, counts: NDArray[np.int32], scale: float) -> Summary:
+    """Return mean, median, standard deviation and percentiles of values that occur `counts` times, in ms.
+
+    `values` ascend; times `scale` they are ms.
+    """
+    if not len(values) or not counts.any():
         keys = ["mean", "median", "std", *(f"p{percentile}" for percentile in PERCENTILES)]
         return {f"{key}_{name}_ms": None for key in keys}
-    order = np.argsort(values, kind="stable")
-    values, counts = values[order], counts[order]
-    mean = float(np.average(values, weights=counts))
-    spread = float(np.sqrt(np.average((values - mean) ** 2, weights=counts)))
+    ends = np.cumsum(counts, dtype=np.int64)
+    mean = float(np.dot(values, counts) / ends[-1])
+    spread = float(np.sqrt(np.dot((values - mean) ** 2, counts) / ends[-1]))
     found: Summary = {
-        f"mean_{name}_ms": mean,
-        f"median_{name}_ms": _percentile(values, counts, 50),
-        f"std_{name}_ms": spread,
+        f"mean_{name}_ms": mean * scale,
+        f"median_{name}_ms": _percentile(values, ends, 50) * scale,
+        f"std_{name}_ms": spread * scale,
     }
-    return found | {f"p{p}_{name}_ms": _percentile(values, counts, p) for p in PERCENTILES}
+    return found | {f"p{p}_{name}_ms": _percentile(values, ends, p) * scale for p in PERCENTILES}
 
 
-def _percentile(values: FloatColumn, counts: IntColumn, percentile: float) -> float:
-    """Interpolate as numpy.percentile does on the expanded sample; values must be sorted."""
-    ends = np.cumsum(counts)
+def _percentile(values: FloatColumn, ends: IntColumn, percentile: float) -> float:
+    """Interpolate as numpy.percentile does on the expanded sample; `ends` are the cumulated counts."""
     position = (int(ends[-1]) - 1) * percentile / 100
     low = int(position)
     here, there = np.searchsorted(ends, [low, min(low + 1, int(ends[-1]) - 1)], side="right")

@@ -72,6 +72,8 @@ def op_errors() -> dict[str, float]:
     calls: dict[str, Callable[[], torch.Tensor]] = {
         "norm": lambda: small_kernels.add_norm(x, residual, weight)(0).clone(),
         "rope": lambda: small_kernels.rope(heads, position, 64)(0).clone(),
+        "norm in place": lambda: in_place(x, residual, weight),
+        "rope with keys apart": lambda: apart(heads, position),
         "activation": lambda: small_kernels.silu_mul(x)(0).clone(),
         "kv_write": lambda: scattered("fp32"),
         "kv_write int8": lambda: scattered("int8"),
@@ -80,10 +82,23 @@ def op_errors() -> dict[str, float]:
     return {name: difference(call) for name, call in calls.items()}
 
 
+def in_place(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    total, out = residual.clone(), torch.empty_like(x)
+    small_kernels.add_norm(x, total, weight, total, out)(0)
+    return torch.cat([total, out])
+
+
+def apart(heads: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    wide = torch.cat([heads, heads], 1).view(3, 120)[:, :60].view(3, 5, 12)
+    keys = torch.empty(3, 2, 12)
+    return torch.cat([small_kernels.rope(wide, position, 64, keys)(0), keys], 1)
+
+
 def scattered(kv_dtype: str) -> torch.Tensor:
     store = KvStore(tokens=9, kv_heads=2, head_size=6, kv_dtype=kv_dtype, device=CPU, seed=0)
     numbers = torch.Generator().manual_seed(1)
     key, value = torch.randn(3, 2, 6, generator=numbers), torch.randn(3, 2, 6, generator=numbers)
+    value = torch.cat([value, value], 1)[:, :2]  # rows that do not lie side by side
     small_kernels.kv_write(key, value, torch.tensor([[8, 0, 4], [1, 2, 3]]), store)(3)
     return torch.cat([store.key.float(), store.value.float()])
 

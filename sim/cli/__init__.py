@@ -14,6 +14,19 @@ COMMANDS = {
     "demo": """Compare the four policies on a generated trace of coding agents; takes seconds.""",
     "run": """Replay a trace through one policy and print what came out.""",
     "compare": """Run several policies on the same trace and memory, and print one table.""",
+    "explain": """Say why the requests of a run waited, were preempted, and found no prefix in the cache.
+
+    Runs are deterministic, so the run is done again from what its folder says, and watched. The trace has to be
+    where it was, unchanged.""",
+    "search": """Find the highest request rate, the smallest pool or the best setting under latency limits.""",
+    "report": """Write one HTML file of runs, comparisons and sweeps: the answer, table, memory maps, plots, provenance.
+
+    The file needs nothing else: it opens from disk, prints, and follows light and dark. What a sweep or
+    comparison lacks is said in it.""",
+    "plot": """Draw one plot of runs, comparisons and sweeps, as PNG and SVG.
+
+    Kinds: comparison, memory-split, memory-over-time, memory-map, batch, waiting, latency, ttft, tpot, itl, e2el,
+    throughput-latency, hit-rate, sweep, predicted. `kvsim plot list` says what each shows.""",
     "trace": """Look at request traces, convert, generate and download them.""",
     "capacity": """Print how much KV cache fits: bytes per token, pool size, requests at once.
 

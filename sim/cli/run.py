@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +19,8 @@ from kvsim.cli.flags import (
     fill_from_file,
     settings,
 )
+from kvsim.cli.origin import remember
+from kvsim.cli.run_files import RunFiles
 from kvsim.cli.trace_options import TraceOptions
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 Reading = Annotated[TraceOptions, Parameter(group=TRACE)]
 AS_THE_FILE_SAYS = TraceOptions()
+Files = Annotated[RunFiles, Parameter(group=OUTPUT)]
+NO_FILES = RunFiles()
 
 run = App(name="run", config=fill_from_file)
 
@@ -41,7 +44,7 @@ def run_policy(
     flags: Flags = NO_FLAGS,
     config: ConfigFile = None,
     output: Annotated[Path | None, Parameter(name=("--output", "-o"), group=OUTPUT)] = None,
-    step_log: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    files: Files = NO_FILES,
     json: Json = False,
 ) -> None:
     """Replay a trace through one policy and print what came out.
@@ -54,22 +57,19 @@ def run_policy(
         Policy with parameters, as in paged:block_size=32; `kvsim policies` lists them. module:Class and
         file.py:Class work too.
     output
-        New folder for run.json, requests.parquet and timeline.parquet.
-    step_log
-        File for one JSON row a step; .gz is compressed.
+        New folder for run.json, requests.parquet, timeline.parquet and itl.parquet.
     """
     del config
-    from kvsim.result import new_folder
     from kvsim.run import check_settings, simulate
-    from kvsim.step_log import StepLog
 
     chosen = settings(flags)
     check_settings(policy, chosen)
-    if output is not None:
-        new_folder(output)
-    with nullcontext() if step_log is None else StepLog(step_log, chosen.async_scheduling) as log:
-        result = simulate(reading.load(trace), policy, chosen, watch=log)
-    result.config["seed"] = reading.seed
+    files.check(output)
+    with files.opened(chosen) as watchers:
+        loaded = reading.load(trace)
+        result = simulate(loaded, policy, chosen, attach=watchers.attach, memory_map=files.memory_map)
+        remember(result, policy, trace, reading)
+        watchers.finish(result)
     if output is not None:
         result.save(output)
     _report(policy, result, output, json)
@@ -77,19 +77,9 @@ def run_policy(
 
 def caption(result: Result) -> str:
     """Return the provenance line under a table or figure."""
-    from kvsim.reports import provenance_caption
+    from kvsim.reports.caption import result_caption
 
-    config = result.config
-    chosen = config["settings"]
-    digest, gpus = config["trace"]["sha256"], chosen["tensor_parallel_size"]
-    return provenance_caption(
-        trace=f"{config['trace']['name']} ({config['trace']['requests']:,} requests, sha256 {str(digest)[:8]})",
-        model=chosen["model"],
-        gpu=chosen["gpu"] if gpus == 1 else f"{gpus} × {chosen['gpu']}",
-        cost=config["cost"],
-        seed=config.get("seed", 0),
-        version=result.environment["kvsim"],
-    )
+    return result_caption(result)
 
 
 def say_rejected(policy: str, result: Result) -> None:
