@@ -20,12 +20,13 @@ class Account:
         self._batch = batch
         self._attention = attention
         self._slots = slots
+        self._slots_per_token = sum(span.weight for span in slots)
         self._is_plain = [span.window for span in attention] == [None]
         self._slot_weight = slots[0].weight if [span.window for span in slots] == [None] else 0
         self._place = {window: number for number, window in enumerate(batch.windows)}
 
-    def step(self, plan: Plan) -> Step:
-        """Return the features that a step is priced by."""
+    def step(self, plan: Plan, shared: int) -> Step:
+        """Return the features that a step is priced by; `shared` are the slots read more than once (`Usage`)."""
         batch = self._batch
         decodes, context = batch.decodes, batch.context
         held_back = [batch.length(job) for job in plan.stalled] if plan.stalled else []
@@ -36,8 +37,9 @@ class Account:
             reads: tuple[int, ...] = (context,)
         else:
             reads = tuple([self._decode_reads(span.window, held_back) for span in self._attention])
+        shared //= self._slots_per_token
         if not plan.chunks:
-            return Step(decodes, context, decodes, reads)
+            return Step(decodes, context, decodes, reads, decode_shared=shared)
         lengths = prefill_tokens = whole_area = 0
         for job, tokens in plan.chunks.values():
             length = job.computed
@@ -60,6 +62,7 @@ class Account:
             prefill_tokens,
             seen,
             areas,
+            max(0, shared - sum([job.found for job in batch.prefilling.values()])) if shared else 0,
         )
 
     def decoding(self) -> tuple[int, int]:
@@ -78,8 +81,9 @@ class Account:
                 more += weight * batch.growing[place]
         return live, more
 
-    def decode_steps(self) -> Iterator[Step]:
+    def decode_steps(self, shared: int) -> Iterator[Step]:
         """Go through the steps ahead in which everybody decodes and no window fills up."""
+        shared //= self._slots_per_token
         batch = self._batch
         decodes, context = batch.decodes, batch.context
         places = [None if span.window is None else self._place[span.window] for span in self._attention]
@@ -88,7 +92,7 @@ class Account:
         while True:
             context += decodes
             reads = list(map(add, reads, more))
-            yield Step(decodes, context, decodes, tuple(reads))
+            yield Step(decodes, context, decodes, tuple(reads), decode_shared=shared)
 
     def live(self, ending: dict[int, Job]) -> tuple[int, int]:
         """Return the slots that attention reads, shared ones counted for each reader, and Σ length."""

@@ -105,6 +105,7 @@ class Admission:
         job.stamp = self._stamp
         self._stamp += 1
         self.batch.running[job.index] = self.batch.prefilling[job.index] = job
+        job.found = match.tokens
         if not job.preemptions:
             job.cached = match.tokens
             job.first_scheduled = max(now, self.last_end)

@@ -32,7 +32,8 @@ class Step(NamedTuple):
     """Σ over the chunks' queries of the KV tokens each attends to, per span."""
     decode_shared: int = 0
     """Σ over decodes of the KV tokens they read, windows left aside, that another running decode reads from the
-    same memory; the first reader of each token is not counted."""
+    same memory; the first reader of each token is not counted. Where prompts are computed in the same step it is what
+    is left when all of their cached tokens are taken off, which is at most that."""
 
 
 class Line(NamedTuple):
@@ -42,6 +43,8 @@ class Line(NamedTuple):
     rate: float
     until: int
     """Σ context, in tokens, up to which that holds."""
+    is_measured: bool = True
+    """Whether such steps lie within what was measured; True where nothing was."""
 
 
 class CostModel(Protocol):
@@ -49,7 +52,9 @@ class CostModel(Protocol):
 
     A model may also have `decode_line(decodes, context) -> Line | None`: the line that prices steps without
     prefills, of so many decodes that attend to everything, from this Σ context on, equal to `seconds` to the last
-    bit. Runs are then a good deal faster.
+    bit. Runs are then a good deal faster. One that counts what it prices has `count_steps(steps, is_measured)` for
+    steps priced by a line; one that takes something off for shared reads has `discounts_sharing`, and is then asked
+    for `seconds` where sequences share.
     """
 
     @property

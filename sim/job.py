@@ -29,6 +29,8 @@ class Job(Sequence):
     """Slots it has and will have filled, of what it holds (`Policy.reach`); not kept where blocks are counted."""
     pad = 0
     """Where blocks are counted: tokens of its last block that it will never fill; known once it is computed so far."""
+    found = 0
+    """Tokens found at the last admission."""
     cached = 0
     """Tokens found at first admission."""
     readmission_hits = 0

@@ -137,14 +137,14 @@ class Replica:
         """Price the step, account for it, and let its sequences be where they will be after it."""
         planner, ledger = self.planner, self.ledger
         start = max(now, planner.last_end)
-        work = self.account.step(plan)
+        if planner.dirty or self.policy.reads_lengths:
+            self.hold(start)
+        work = self.account.step(plan, self.ledger.shared)
         seconds = self.cost.seconds(work) if work.tokens else 0.0
         if plan.admitted or plan.preempted:
             seconds += self.policy.transfers()
         end = start + seconds
         live, length = self.account.live(planner.ending)
-        if planner.dirty or self.policy.reads_lengths:
-            self.hold(start)
         live -= ledger.shared
         before = self._record(plan, live, length) if self.watch else None
         self._note_gaps(plan, end)

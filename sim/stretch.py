@@ -30,6 +30,8 @@ class Stretch:
         self._replica = replica
         self._finished = finished
         self._line_of = getattr(replica.cost, "decode_line", None)
+        self._discounts = getattr(replica.cost, "discounts_sharing", False)
+        self._count_steps = getattr(replica.cost, "count_steps", None)
         self._lines: dict[int, Line] = {}
         self._goes_on = True
         self._block_slots = replica.batch.block_size * replica.policy.slots_per_token
@@ -51,10 +53,10 @@ class Stretch:
         batch, planner, ledger = replica.batch, replica.planner, replica.ledger
         if plan.preempted or plan.stalled or planner.stalled or (batch.decodes and now != planner.last_end):
             return None
-        work = replica.account.step(plan)
-        end = now + (replica.cost.seconds(work) + (replica.policy.transfers() if plan.admitted else 0.0))
         if planner.dirty or replica.policy.reads_lengths:
             replica.hold(now)
+        work = replica.account.step(plan, ledger.shared)
+        end = now + (replica.cost.seconds(work) + (replica.policy.transfers() if plan.admitted else 0.0))
         live, placed = replica.account.live({})
         ledger.planned(end, live, placed, work.tokens, work.decodes)
         planner.last_end = end
@@ -99,7 +101,7 @@ class Stretch:
         spare, holding, stops = policy.spare_blocks, ledger.holding, False
         line = self._line(decodes, context + decodes)
         prices = None if line else self._prices()
-        fixed, rate, until = line or NO_LINE
+        fixed, rate, until, is_measured = line or NO_LINE
         most = min(until - decodes, context + decodes * (ledger.room - 1))
         end_row, hold_row = ledger.ends.append, ledger.held.append
         wanted = phases[-step % size]
@@ -127,17 +129,18 @@ class Stretch:
         )
         if spare != policy.spare_blocks:
             policy.take_blocks(policy.spare_blocks - spare)
+        if line and self._count_steps is not None:
+            self._count_steps(step - batch.step, is_measured)
         replica.planner.last_end = now
         batch.jump(step - batch.step)
         if stops:
-            if batch.windows:
-                batch.settle()
+            batch.settle()
             self._let_go(batch.finish(), now)
         return now
 
     def _line(self, decodes: int, context: int) -> Line | None:
         """Return the line that prices steps of so many sequences at this Σ context, if the cost model has one."""
-        if self._line_of is None:
+        if self._line_of is None or (self._discounts and self._replica.ledger.shared):
             return None
         line = self._lines.get(decodes)
         if line is None or context > line.until:
@@ -148,8 +151,8 @@ class Stretch:
 
     def _prices(self) -> Iterator[float]:
         """Price one step after another."""
-        price, steps = self._replica.cost.seconds, self._replica.account.decode_steps()
-        return (price(step) for step in steps)
+        price, shared = self._replica.cost.seconds, self._replica.ledger.shared
+        return (price(step) for step in self._replica.account.decode_steps(shared))
 
     def _let_go(self, finished: list[Job], now: float) -> None:
         """Let sequences go that have their last token."""

@@ -51,6 +51,13 @@ def test_document_example_hits_two_blocks_and_evicts_in_the_published_order() ->
     assert tables[-1] == {2: [block + 1 for block in (0, 1, 2, 7, 8, 9, 4, 3)]}
 
 
+def test_decodes_that_read_the_same_blocks_are_told_apart_for_the_step_cost() -> None:
+    found = run(DOCUMENT, PrefixPolicy(block_size=4), blocks=11)
+
+    # Rows 0 and 1 share two blocks; while row 1 computes its prompt, only row 0 decodes.
+    assert [step.planned.work.decode_shared for step in found.steps] == [0, 0, 0, 0, 8, 8, 0]
+
+
 def test_document_example_frees_in_reverse_to_the_back_of_the_queue() -> None:
     work = trace((0, 15, 6), (3, 14, 3), ids=[[*range(15)], [*range(10), *range(100, 104)]])
     simulation = prepare(work, PrefixPolicy(block_size=4), blocks=11)
