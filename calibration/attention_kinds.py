@@ -1,18 +1,17 @@
-"""Attention fits by memory layout, page size, window and KV dtype, and which of them prices a policy."""
+"""Attention fits by memory layout, page size, window, KV dtype and kernel."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import log2
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from kvsim.calibration.features import chunks_of, decodes_of
+from kvsim.calibration.features import Chunks, chunks_of, decodes_of, is_dense
 from kvsim.calibration.fit_attention import DecodeFit, MixedFit, PrefillFit
 from kvsim.calibration.points import Point
 from kvsim.calibration.residual_table import significant
-from kvsim.errors import InputError
 
 OWN_FIT = 24
 """Fewest points of a page size or layout for coefficients of its own; fewer give one factor on the largest set."""
@@ -35,10 +34,14 @@ class Kind(NamedTuple):
     page: int | None = None
     window: int | None = None
     kv_dtype: str = "bf16"
+    dense: bool = False
+    """Whether a kernel for whole prompts alone did it; see `is_dense`."""
 
     @property
     def words(self) -> str:
         """Name it in a table."""
+        if self.dense:
+            return f"{self.op} whole prompts kv={self.kv_dtype}"
         page = f" page={self.page}" if self.page else ""
         window = f" window={self.window}" if self.window else ""
         return f"{self.op} {self.layout}{page}{window} kv={self.kv_dtype}"
@@ -56,22 +59,39 @@ class Fitted(NamedTuple):
 
     def seconds(self, point: Point) -> float:
         """Return what a point of this kind should take."""
-        if isinstance(self.fit, DecodeFit):
-            found = self.fit.at(*decodes_of(point))
-        elif isinstance(self.fit, PrefillFit):
-            found = self.fit.at(chunks_of(point))
-        else:
-            found = self.fit.at(chunks_of(point), decodes_of(point))
-        return self.factor * found - self.discount * point.shared_tokens
+        if isinstance(self.fit, PrefillFit):
+            return self.factor * self.fit.at(chunks_of(point))
+        if isinstance(self.fit, MixedFit):
+            return self.factor * self.fit.at(chunks_of(point), decodes_of(point))
+        count, context = decodes_of(point)
+        alone, unique = (self.fit.at(count, each) for each in (context, context - point.shared_tokens))
+        return saving(self.factor * alone, self.factor * unique, self.discount * point.shared_tokens)
 
 
 Attention = dict[Kind, Fitted]
 
 
+def saving(seconds: float, unique: float, saved: float) -> float:
+    """Return what is left of `seconds`: never less than reading the unique tokens alone takes."""
+    return max(seconds - saved, min(seconds, unique))
+
+
 def kind_of(point: Point) -> Kind:
-    """Return what an attention point is fitted with."""
+    """Return what an attention point is fitted with; where whole prompts are kept does not matter to their kernel."""
     dtype = SIXTEEN_BITS.get(point.kv_dtype, point.kv_dtype)
+    if is_dense(point):
+        return Kind(point.op, kv_dtype=dtype, dense=True)
     return Kind(point.op, point.layout, point.page, point.window, dtype)
+
+
+def form_name(point: Point) -> str:
+    """Name the form that prices a point."""
+    if point.op in PHASES:
+        return kind_of(point).words
+    if point.op == "kv_write":
+        return "elementwise kv_write"
+    detail = point.mode if point.op == "allreduce" else point.name
+    return point.op if point.op in ("lm_head", "sampler") else f"{point.op} {detail}"
 
 
 def fit_attention(points: Sequence[Point]) -> Attention:
@@ -82,7 +102,13 @@ def fit_attention(points: Sequence[Point]) -> Attention:
     phases = list(PHASES)
     order = sorted(
         kinds,
-        key=lambda kind: (phases.index(kind.op), kind.layout == "shared", -len(kinds[kind]), kind.words),
+        key=lambda kind: (
+            phases.index(kind.op),
+            kind.dense,
+            kind.layout == "shared",
+            -len(kinds[kind]),
+            kind.words,
+        ),
     )
     found: Attention = {}
     for kind in order:
@@ -105,12 +131,18 @@ def _fit_kind(kind: Kind, points: Sequence[Point], found: Attention, main: Fitte
     if kind.op == "attn_mixed":
         pairs = list(zip(chunks, map(decodes_of, points), strict=True))
         return Fitted(MixedFit.of(pairs, seconds), kind)
-    reads_cache = any(call.context > call.tokens for call in chunks)
-    return Fitted(PrefillFit.of(chunks, seconds, None if reads_cache else _decode_slope(kind, found)), kind)
+    return Fitted(PrefillFit.of(chunks, seconds, _per_context(kind, chunks, found)), kind)
 
 
-def _decode_slope(kind: Kind, found: Attention) -> float | None:
-    """Return the seconds a KV token that decodes read, which a cached prefix takes at least."""
+def _per_context(kind: Kind, chunks: Sequence[Chunks], found: Attention) -> float | None:
+    """Return the seconds that a token of a cached prefix takes at least: as in decodes, if these calls cannot tell.
+
+    A kernel of whole prompts is never asked, unless there is no other.
+    """
+    if any(call.context > call.tokens for call in chunks):
+        return None
+    if kind.dense and any(other.op == kind.op for other in found):
+        return None
     for other, fitted in found.items():
         if other.op == "attn_decode" and other.kv_dtype == kind.kv_dtype and fitted.of == other:
             return fitted.fit.affine.coefficients[2]
@@ -120,42 +152,11 @@ def _decode_slope(kind: Kind, found: Attention) -> float | None:
 def _discount(points: Sequence[Point], main: Fitted) -> float:
     """Fit seconds saved a shared token, at most all that reading it costs."""
     shared = np.array([point.shared_tokens / point.seconds for point in points])
-    over = np.array([main.seconds(point) / point.seconds - 1 for point in points])
+    over = np.array([main.seconds(_alone(point)) / point.seconds - 1 for point in points])
     square = float(shared @ shared)
     slope = main.fit.affine.coefficients[2]
     return significant(min(max(float(shared @ over) / square, 0.0), slope)) if square else 0.0
 
 
-def choose(attention: Attention, wanted: Kind) -> tuple[Fitted, list[str]]:
-    """Return the fit that prices best what is wanted, and what is not exactly so, a sentence each."""
-    same = [kind for kind in attention if kind.op == wanted.op]
-    kv_dtype = SIXTEEN_BITS.get(wanted.kv_dtype, wanted.kv_dtype)
-    of_dtype = [kind for kind in same if kind.kv_dtype == kv_dtype]
-    if not of_dtype:
-        there = ", ".join(sorted({kind.kv_dtype for kind in same})) or "nothing"
-        raise InputError(f"no {wanted.op} points over a KV cache of {wanted.kv_dtype}; there is {there}")
-    notes: list[str] = []
-    windows = {kind.window for kind in of_dtype}
-    window = wanted.window if wanted.window in windows else None
-    if window != wanted.window:
-        notes.append(
-            f"{wanted.op} with a window of {wanted.window} was not timed: priced as full attention to as many "
-            "tokens, while windowed kernels take 1.0 to 1.5 times that"
-        )
-    of_window = [kind for kind in of_dtype if kind.window == window]
-    if not of_window:
-        raise InputError(f"no {wanted.op} points without a window, only of {', '.join(map(str, windows))}")
-    layout = wanted.layout if any(kind.layout == wanted.layout for kind in of_window) else "paged"
-    if layout != wanted.layout and wanted.layout != "shared":
-        notes.append(f"{wanted.op} of {wanted.layout} memory was not timed: priced as paged")
-    of_layout = [kind for kind in of_window if kind.layout == layout] or of_window
-    nearest = min(of_layout, key=lambda kind: _page_gap(kind.page, wanted.page))
-    if layout == "paged" and _page_gap(nearest.page, wanted.page) and nearest.page:
-        notes.append(
-            f"{wanted.op} with pages of {wanted.page} was not timed: priced as pages of {nearest.page}"
-        )
-    return attention[nearest], notes
-
-
-def _page_gap(page: int | None, wanted: int | None) -> float:
-    return 0.0 if page is None or wanted is None else abs(log2(page / wanted))
+def _alone(point: Point) -> Point:
+    return replace(point, shared_tokens=0)

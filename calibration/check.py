@@ -33,7 +33,10 @@ class Verdict:
 
 
 def check_profile_file(path: Path, name: str, gates: Mapping[str, float] = GATES) -> Verdict:
-    """Read a profile, repeat its fit where it has its points, and compare its errors with the gates."""
+    """Read a profile, repeat its fit where it has its points, and compare its errors with the gates.
+
+    A profile that measured no GPU must be whole and have errors; how large they are says nothing and fails nothing.
+    """
     profile = read_profile(path)
     failures: list[str] = []
     if profile.points:
@@ -45,7 +48,7 @@ def check_profile_file(path: Path, name: str, gates: Mapping[str, float] = GATES
             failures.append("the points no longer give the stored errors")
     missing = [step for step in ("step decode", "step prefill") if step not in profile.errors]
     failures += [f"no error is known of {step}" for step in missing]
-    for step, most in gates.items():
+    for step, most in gates.items() if profile.representative else ():
         error = profile.errors.get(step)
         if error is not None and error.mean > most:
             failures.append(f"{step} is off by {error.mean:.2%} on average, more than {most:.2%}")

@@ -5,28 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from kvsim.calibration.attention_kinds import SIXTEEN_BITS, Fitted, Kind, choose
-from kvsim.calibration.curve import Curve
+from kvsim.calibration.attention_kinds import SIXTEEN_BITS, Kind
+from kvsim.calibration.cost_layers import DecodeCurve, Layers, choose_layers
+from kvsim.calibration.curve import at_least, within
 from kvsim.calibration.features import Chunks, Decodes
-from kvsim.calibration.fit_attention import DecodeFit, MixedFit, PrefillFit
 from kvsim.calibration.imported import STATEMENT
 from kvsim.calibration.profile import Profile
 from kvsim.calibration.step_price import StepPrice
-from kvsim.cost import Step
+from kvsim.cost import Line, Step
 from kvsim.policy import Span
 
 CAPTURED = (1, 2, 4, *range(8, 257, 8), *range(272, 513, 16))
 """Token counts that vLLM captures as CUDA graphs; steps up to the last are padded to the next one."""
 
-
-class _Line(NamedTuple):
-    """Decode attention of one span for a fixed number of sequences."""
-
-    seconds: Curve
-    """Of all its layers, over Σ KV tokens."""
-    least: float
-    most: float
-    """Σ KV tokens between which points were measured."""
+UNDISCOUNTED = "decodes that share pages were not timed: priced as if each read its own"
 
 
 class _Share(NamedTuple):
@@ -38,15 +30,6 @@ class _Share(NamedTuple):
     is_measured: bool
 
 
-class _Layers(NamedTuple):
-    """Layers of one attention span and what prices them."""
-
-    layers: float
-    decode: Fitted
-    prefill: Fitted
-    mixed: Fitted | None
-
-
 class ProfileCost:
     """Price steps by a profile.
 
@@ -55,8 +38,10 @@ class ProfileCost:
                   + Σ spans layers · attention
 
     Attention of a step with chunks and decodes is the fused kernel's where the profile has it, at least as long as
-    either part alone; else the sum of two calls. A step never gets faster by one more decode, a longer context, or a
-    longer or deeper chunk. Pure but for two counters.
+    either part alone; else the sum of two calls. Whole prompts are charged by the faster of two kernels where they have
+    one of their own. Tokens that several decodes read from the same pages are charged less, never less than if each
+    was read once. A step never gets faster by one more decode, a longer context, or a longer or deeper chunk. Pure but
+    for two counters and the notes.
     """
 
     def __init__(
@@ -83,15 +68,20 @@ class ProfileCost:
         """What is priced by something near it, a sentence each."""
         dtype = SIXTEEN_BITS.get(kv_dtype, kv_dtype)
         scale = profile.model.layers / sum(span.weight for span in spans)
-        self._spans = [
-            self._choose(span.weight * scale, Kind("", layout, page, span.window, dtype)) for span in spans
-        ]
-        self._discounts = [span.layers * span.decode.discount for span in self._spans]
+        self._spans: list[Layers] = []
+        for span in spans:
+            wanted = Kind("", layout, page, span.window, dtype)
+            layers, notes = choose_layers(profile.fits.attention, span.weight * scale, wanted)
+            self._spans.append(layers)
+            self.notes += [note for note in notes if note not in self.notes]
+        self._discounts = [span.discount or 0.0 for span in self._spans]
         self._price = StepPrice(profile.fits, profile.model)
         self._host = (float(str(profile.host.get("step", 0))), float(str(profile.host.get("request", 0))))
         self._overlaps_host, self._pads = overlaps_host, pads
         self._most = (self._price.most_tokens(), self._price.most_rows())
-        self._lines: dict[int, list[_Line]] = {}
+        self._lines: dict[int, list[DecodeCurve]] = {}
+        self._sees_all = [span.window for span in spans] == [None]
+        self._known_lines: dict[int, Line] = {}
         self._by_tokens: dict[int, _Share] = {}
         self._by_rows: dict[int, _Share] = {}
 
@@ -114,24 +104,62 @@ class ProfileCost:
         """Share of the priced steps that lie within what was measured; 1 before the first."""
         return 1.0 - self.extrapolated_steps / self.steps if self.steps else 1.0
 
+    @property
+    def discounts_sharing(self) -> bool:
+        """Tell whether decodes that read the same pages are charged less."""
+        return any(self._discounts)
+
+    def decode_line(self, decodes: int, context: int) -> Line | None:
+        """Return the line that prices steps of so many decodes around this Σ context; None with windows."""
+        if not self._sees_all:
+            return None
+        dense = self._by_tokens.get(decodes) or self._price_tokens(decodes)
+        head = self._by_rows.get(decodes) or self._price_rows(decodes)
+        attention = self._decode_lines(decodes)[0]
+        least = max(dense.host, head.host if self._overlaps_host else 0.0)
+        line = attention.seconds.line(context)
+        line = line._replace(fixed=line.fixed + dense.kernels + head.kernels)
+        if line.rate and line.fixed < least:
+            line = at_least(line, least, context)
+        elif line.fixed < least:
+            line = line._replace(fixed=least)
+        if not self._overlaps_host:
+            line = line._replace(fixed=line.fixed + head.host)
+        inside = dense.is_measured and head.is_measured
+        return within(line, attention.least, attention.most, context, inside)
+
+    def count_steps(self, steps: int, is_measured: bool, shares: bool) -> None:
+        """Note steps that were priced by a line."""
+        self.steps += steps
+        self.extrapolated_steps += 0 if is_measured else steps
+        if shares:
+            self._note_sharing()
+
     def seconds(self, step: Step) -> float:
         """Return how long the step takes."""
+        if self._sees_all and not step.prefills and not (step.decode_shared and self.discounts_sharing):
+            context = step.decode_context[0]
+            line = self._known_lines.get(step.decodes)
+            if line is None or not line.since <= context <= line.until:
+                line = self.decode_line(step.decodes, context)
+                assert line is not None
+                self._known_lines[step.decodes] = line
+            self.count_steps(1, line.is_measured, step.decode_shared > 0)
+            return line.fixed + line.rate * context
         rows = step.decodes + step.prefills
         dense = self._by_tokens.get(step.tokens) or self._price_tokens(step.tokens)
         head = self._by_rows.get(rows) or self._price_rows(rows)
         kernels, inside = dense.kernels + head.kernels, dense.is_measured and head.is_measured
         if not step.prefills:
-            for line, context in zip(self._decode_lines(rows), step.decode_context, strict=True):
-                kernels += line.seconds.at(context)
-                inside = inside and line.least <= context <= line.most
+            for curve, context in zip(self._decode_lines(rows), step.decode_context, strict=True):
+                kernels += curve.seconds.at(context)
+                inside = inside and curve.least <= context <= curve.most
         else:
-            attention, within = self._with_chunks(step)
+            attention, was_timed = self._with_chunks(step)
             kernels += attention
-            inside = inside and within
-        if any(self._discounts):
-            # Steps need not say what is shared; nothing is then taken off.
-            shared = getattr(step, "decode_shared", ())
-            kernels -= sum(each * tokens for each, tokens in zip(self._discounts, shared, strict=False))
+            inside = inside and was_timed
+        if step.decode_shared and step.decodes:
+            kernels -= self._saved(step)
         self.steps += 1
         self.extrapolated_steps += not inside
         kernels = max(kernels, dense.host)
@@ -145,23 +173,33 @@ class ProfileCost:
             chunks = Chunks(
                 step.prefills, step.prefill_tokens, step.prefill_context[number], step.prefill_area[number]
             )
-            seconds = span.layers * _prefill(span.prefill, chunks)
-            inside = inside and _was_timed(span.prefill, chunks)
+            seconds, was_timed = span.chunks(chunks)
+            inside = inside and was_timed
             if lines is not None:
                 context = step.decode_context[number]
                 alone = lines[number].seconds.at(context)
                 inside = inside and lines[number].least <= context <= lines[number].most
-                fused = (
-                    None if span.mixed is None else _mixed(span.mixed, chunks, Decodes(step.decodes, context))
-                )
-                seconds = seconds + alone if fused is None else max(seconds, alone, span.layers * fused)
+                fused = span.fused(chunks, Decodes(step.decodes, context))
+                seconds = seconds + alone if fused is None else max(seconds, alone, fused)
             total += seconds
         return total, inside
 
-    def _decode_lines(self, sequences: int) -> list[_Line]:
+    def _saved(self, step: Step) -> float:
+        """Return what decodes save because some of what they read is in the cache already."""
+        self._note_sharing()
+        if not any(self._discounts):
+            return 0.0
+        each = zip(self._decode_lines(step.decodes), step.decode_context, self._discounts, strict=True)
+        return sum([line.saved(context, step.decode_shared, discount) for line, context, discount in each])
+
+    def _note_sharing(self) -> None:
+        if UNDISCOUNTED not in self.notes and any(span.discount is None for span in self._spans):
+            self.notes.append(UNDISCOUNTED)
+
+    def _decode_lines(self, sequences: int) -> list[DecodeCurve]:
         lines = self._lines.get(sequences)
         if lines is None:
-            lines = self._lines[sequences] = [_line(span, sequences) for span in self._spans]
+            lines = self._lines[sequences] = [span.line(sequences) for span in self._spans]
         return lines
 
     def _price_tokens(self, tokens: int) -> _Share:
@@ -179,40 +217,3 @@ class ProfileCost:
         host += timed.at(rows) if timed else 0.0
         found = self._by_rows[rows] = _Share(self._price.by_rows(rows), host, rows <= self._most[1])
         return found
-
-    def _choose(self, layers: float, wanted: Kind) -> _Layers:
-        attention = self.profile.fits.attention
-        found: list[Fitted] = []
-        for op in ("attn_decode", "attn_prefill", "attn_mixed"):
-            fused = op == "attn_mixed"
-            if fused and not any(kind.op == op and kind[3:] == wanted[3:] for kind in attention):
-                return _Layers(layers, found[0], found[1], None)
-            fitted, notes = choose(attention, wanted._replace(op=op))
-            self.notes += [note for note in notes if note not in self.notes]
-            found.append(fitted)
-        return _Layers(layers, *found)
-
-
-def _line(span: _Layers, sequences: int) -> _Line:
-    fit = span.decode.fit
-    assert isinstance(fit, DecodeFit)
-    curve = fit.line(sequences)
-    scale = span.layers * span.decode.factor
-    least, most = fit.affine.hull.reach(sequences)
-    scaled = Curve(curve.nodes, tuple(scale * each for each in curve.seconds), scale * curve.slope)
-    return _Line(scaled, least, most)
-
-
-def _prefill(fitted: Fitted, chunks: Chunks) -> float:
-    assert isinstance(fitted.fit, PrefillFit)
-    return fitted.factor * fitted.fit.at(chunks)
-
-
-def _was_timed(fitted: Fitted, chunks: Chunks) -> bool:
-    assert isinstance(fitted.fit, PrefillFit)
-    return fitted.fit.was_timed(chunks)
-
-
-def _mixed(fitted: Fitted, chunks: Chunks, decodes: Decodes) -> float:
-    assert isinstance(fitted.fit, MixedFit)
-    return fitted.factor * fitted.fit.at(chunks, decodes)

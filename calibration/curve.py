@@ -5,15 +5,18 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from itertools import pairwise
+from math import ceil, floor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.calibration.monotone import isotonic
 from kvsim.calibration.residual_table import significant
+from kvsim.cost import Line
 
 Floats = NDArray[np.float64]
 MOST_NODES = 40
+ENDLESS = 1 << 62
 GOOD_ENOUGH = 0.02
 """Relative miss at a measured size up to which no node is added for it."""
 
@@ -38,6 +41,38 @@ class Curve:
         low = high - 1
         share = (size - nodes[low]) / (nodes[high] - nodes[low])
         return seconds[low] + share * (seconds[high] - seconds[low])
+
+    def line(self, size: int) -> Line:
+        """Return the straight piece that whole sizes around this one lie on."""
+        nodes, seconds = self.nodes, self.seconds
+        high = bisect_right(nodes, size)
+        since = ceil(nodes[high - 1]) if high else 0
+        if high == len(nodes):
+            return Line(seconds[-1] - self.slope * nodes[-1], self.slope, ENDLESS, since)
+        until = ceil(nodes[high]) - 1
+        if high == 0:
+            return Line(seconds[0], 0.0, until)
+        low = high - 1
+        rate = (seconds[high] - seconds[low]) / (nodes[high] - nodes[low])
+        return Line(seconds[low] - rate * nodes[low], rate, until, since)
+
+
+def at_least(line: Line, seconds: float, size: int) -> Line:
+    """Return what is left around a size of a rising line when nothing is faster than `seconds`."""
+    last_below = int((seconds - line.fixed) / line.rate)
+    if size > last_below:
+        return line._replace(since=max(line.since, last_below + 1))
+    return Line(seconds, 0.0, min(line.until, last_below), line.since)
+
+
+def within(line: Line, least: float, most: float, size: int, inside: bool) -> Line:
+    """Cut a line around a size where measurements begin and end, and say on which side of that it lies."""
+    first, last = ceil(min(least, ENDLESS)), floor(min(most, ENDLESS))
+    if size < first:
+        return line._replace(until=min(line.until, first - 1), is_measured=False)
+    if size > last:
+        return line._replace(since=max(line.since, last + 1), is_measured=False)
+    return line._replace(since=max(line.since, first), until=min(line.until, last), is_measured=inside)
 
 
 def fit_curve(sizes: Floats, seconds: Floats, formula: Callable[[Floats], Floats]) -> Curve:

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvsim.calibration.attention_kinds import PHASES, Kind, kind_of
+from kvsim.calibration.attention_kinds import PHASES, Kind, form_name, kind_of
 from kvsim.calibration.curve import Curve
-from kvsim.calibration.features import chunks_of, decodes_of
+from kvsim.calibration.features import chunks_of, decodes_of, is_dense
 from kvsim.calibration.fits import Fits, fit_points
 from kvsim.calibration.points import Point
 from kvsim.calibration.roofline_fit import padded
@@ -69,16 +69,6 @@ def pooled_errors(splits: Sequence[Sequence[Point]], fits: Fits, model: Model) -
     return {name: Error.of(*zip(*found, strict=True)) for name, found in pairs.items() if found}
 
 
-def form_name(point: Point) -> str:
-    """Name the form that prices a point."""
-    if point.op in PHASES:
-        return kind_of(point).words
-    if point.op == "kv_write":
-        return "elementwise kv_write"
-    detail = point.mode if point.op == "allreduce" else point.name
-    return point.op if point.op in ("lm_head", "sampler") else f"{point.op} {detail}"
-
-
 def predict(point: Point, fits: Fits) -> float:
     """Return the seconds that the fits give a point."""
     if point.op in PHASES:
@@ -126,18 +116,23 @@ class _Series:
 
 
 def _steps(points: Sequence[Point], fits: Fits, model: Model, op: str) -> Iterator[tuple[float, float]]:
-    """Yield predicted and measured seconds of steps around held-out attention points of the largest kind."""
+    """Yield predicted and measured seconds of steps around held-out attention points.
+
+    These are of the largest kind and, where another kernel does whole prompts, of that one too.
+    """
     timed = [point for point in points if not UNUSED & set(point.flags)]
     by_tokens = list(_series(timed, fits, model, ("gemm", "elementwise", "kv_write")))
     by_rows = list(_series(timed, fits, model, ("lm_head", "sampler")))
     kind = _largest(timed, op)
     for point in timed:
-        if not point.held_out or point.op != op or kind_of(point) != kind:
+        if not point.held_out or point.op != op or not (kind_of(point) == kind or is_dense(point)):
             continue
         tokens = sum(point.q)
         rows = decodes_of(point).sequences + chunks_of(point).sequences
         parts = [*(each.at(tokens) for each in by_tokens), *(each.at(rows) for each in by_rows)]
-        attention = (fits.attention[kind].seconds(point) * model.layers, point.seconds * model.layers)
+        fitted = {kind_of(point), kind or kind_of(point)}
+        alone = min(fits.attention[each].seconds(point) for each in fitted)
+        attention = (alone * model.layers, point.seconds * model.layers)
         known = [part for part in parts if part is not None]
         if len(known) == len(parts):
             yield (
@@ -150,7 +145,7 @@ def _largest(points: Sequence[Point], op: str) -> Kind | None:
     """Return the kind with the most points: what a plain policy is charged."""
     counts: dict[Kind, int] = {}
     for point in points:
-        if point.op == op and point.window is None:
+        if point.op == op and point.window is None and not is_dense(point):
             counts[kind_of(point)] = counts.get(kind_of(point), 0) + 1
     return max(counts, key=lambda kind: counts[kind], default=None)
 

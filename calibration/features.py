@@ -41,6 +41,15 @@ class Chunks(NamedTuple):
         return (self.context - self.tokens) / self.sequences
 
 
+def is_dense(point: Point) -> bool:
+    """Tell whether these are whole prompts, timed with a kernel that reads no pages: torch's own.
+
+    Such a prompt attends to what its step has just computed, wherever that is kept afterwards. Anything behind a cached
+    prefix needs another kernel, so the two are fitted and priced apart.
+    """
+    return point.op == "attn_prefill" and point.q == point.kv and point.backend.startswith("sdpa")
+
+
 def decodes_of(point: Point) -> Decodes:
     """Return the decodes: sequences with one query token, in a prefill call none."""
     if point.op == "attn_prefill":

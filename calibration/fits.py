@@ -10,7 +10,7 @@ from kvsim.calibration.curve import Curve
 from kvsim.calibration.fit_sizes import fit_line, fit_product
 from kvsim.calibration.points import Point
 
-FITTER = 1
+FITTER = 2
 """Version of the forms; a profile that keeps its points is fitted again when its own differs."""
 
 

@@ -58,11 +58,11 @@ def fits_from_json(record: object, place: str) -> Fits:
 
 
 def _attention(kind: Kind, fitted: Fitted) -> Json:
-    record: Json = kind._asdict()
+    record = _kind_to_json(kind)
     if fitted.of != kind:
         return record | {
             "form": "relative",
-            "of": fitted.of._asdict(),
+            "of": _kind_to_json(fitted.of),
             "factor": fitted.factor,
             "discount": fitted.discount,
         }
@@ -158,6 +158,13 @@ def _form(record: Json, where: str) -> str:
     return str(form)
 
 
+def _kind_to_json(kind: Kind) -> Json:
+    record: Json = kind._asdict()
+    if not record["dense"]:
+        del record["dense"]
+    return record
+
+
 def _kind(record: Mapping[str, object], where: str) -> Kind:
     op, layout = record.get("op"), record.get("layout")
     if not isinstance(op, str) or op not in PHASES or layout not in ("paged", "contiguous", "shared"):
@@ -170,7 +177,10 @@ def _kind(record: Mapping[str, object], where: str) -> Kind:
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise InputError(f"{where}: {name} must be null or ≥ 1, got {value!r}")
         sizes.append(value)
-    return Kind(str(op), str(layout), sizes[0], sizes[1], str(record.get("kv_dtype")))
+    dense = record.get("dense", False)
+    if not isinstance(dense, bool):
+        raise InputError(f"{where}: dense must be true or false, got {dense!r}")
+    return Kind(str(op), str(layout), sizes[0], sizes[1], str(record.get("kv_dtype")), dense)
 
 
 def _object(value: object, where: str) -> Json:

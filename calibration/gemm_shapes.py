@@ -26,14 +26,15 @@ def gemm_shapes(model: Model, tensor_parallel_size: int = 1) -> dict[str, Gemm]:
     """Return the matrices as vLLM splits them: qkv, o, gate_up, down and lm_head.
 
     Columns of qkv, gate_up and lm_head are divided over the GPUs, rows of o and down; gate_up is up alone
-    where the FFN is not gated. Models with experts
-    or latent attention have other matrices and are refused.
+    where the FFN is not gated. Models with experts or latent attention have other matrices and are refused.
     """
-    for kind, found in (("experts", model.experts), ("latent attention", model.latent)):
-        if found is not None:
-            raise InputError(
-                f"model {model.name} has {kind}; only dense models with plain heads are imported"
-            )
+    kinds = (("experts", model.experts), ("latent attention (MLA)", model.latent))
+    others = " and ".join(kind for kind, found in kinds if found is not None)
+    if others:
+        raise InputError(
+            f"model {model.name} has {others}: kernels are timed and imported of dense models with plain heads only; "
+            "--cost roofline prices the others"
+        )
     size = tensor_parallel_size
     heads, kv_heads, head_dim = heads_per_gpu(model, size)
     if model.ffn % size:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kvsim.calibration.case import Case
-from kvsim.calibration.drawn_lengths import ROWS, DrawnLengths
+from kvsim.calibration.drawn_lengths import ROWS, SMOKE_ROWS
+from kvsim.calibration.trace_lengths import lengths_of
+from kvsim.request import Workload
 
-GRID = 1
+GRID = 2
 """Version of the grid; a calibration can only go on with its own."""
 SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 LENGTHS = (128, 512, 1024, 2048, 4096, 8192, 16384, 32768, 131072)
@@ -58,13 +60,13 @@ class Extent:
     """At most 4 sequences of at most 256 tokens."""
 
 
-def make_grid(extent: Extent, seed: int = 0) -> list[Planned]:
+def make_grid(extent: Extent, seed: int = 0, workload: Workload | None = None) -> list[Planned]:
     """Return every point that fits, in the order in which they would be missed.
 
     First what no profile can do without, a coarse grid of each kernel; then the sets in the order of their names
-    below. A budget drops from the end.
+    below. A budget drops from the end. Drawn lengths are those of the workload's requests where one is given.
     """
-    build = _Grid(extent, seed)
+    build = _Grid(extent, seed, workload)
     planned = [
         *build.decodes_even(), *build.decodes_drawn(), *build.pages(), *build.windows(), *build.shared(),
         *build.prompts(), *build.chunks(), *build.several_chunks(), *build.mixed(), *build.products(), *build.small(),
@@ -104,12 +106,12 @@ def _is_core(point: Planned) -> bool:
 
 
 class _Grid:
-    def __init__(self, extent: Extent, seed: int) -> None:
+    def __init__(self, extent: Extent, seed: int, workload: Workload | None) -> None:
         self._extent = extent
         self._smoke = extent.smoke
         self._longest = min(extent.longest, extent.pool_tokens, 256 if extent.smoke else 1 << 20)
-        self._lengths = DrawnLengths(seed, self._longest, extent.pool_tokens // 2, extent.smoke)
-        self._rows = (1, 4, 16, 64, 256) if extent.smoke else ROWS
+        self._lengths = lengths_of(workload, seed, self._longest, extent.pool_tokens // 2, extent.smoke)
+        self._rows = SMOKE_ROWS if extent.smoke else ROWS
 
     def decodes_even(self) -> Iterator[Planned]:
         """D1: decodes of equal lengths."""
@@ -146,8 +148,8 @@ class _Grid:
                     yield from self._fitting("D4", (tokens,), (tokens + cached,), window=window)
 
     def shared(self) -> Iterator[Planned]:
-        """D5: decodes that read the same pages, beside a twin that does not."""
-        page = self._extent.page
+        """D5: decodes that read the same pages, beside a twin that does not; every fourth is held out."""
+        page, found = self._extent.page, 0
         for count in (4,) if self._smoke else (32, 128):
             for length in (256,) if self._smoke else (1024, 4096, 8192):
                 lengths = (length,) * count
@@ -155,16 +157,20 @@ class _Grid:
                 for groups in (1, 2) if self._smoke else (1, 4, 16):
                     for share in (0.5, 0.9):
                         prefix = int(share * length) // page * page
-                        if prefix:
-                            yield from self._fitting(
-                                "D5", (1,) * count, lengths, layout="shared", prefix=prefix, groups=groups
-                            )
+                        if prefix and groups < count:
+                            found += 1
+                            shape = {"layout": "shared", "prefix": prefix, "groups": groups}
+                            yield from self._fitting("D5", (1,) * count, lengths, found % 4 == 0, **shape)
 
     def prompts(self) -> Iterator[Planned]:
-        """P1: whole prompts."""
+        """P1: whole prompts, and some of drawn length that are held out."""
         for tokens in (16, 60, 240) if self._smoke else [128 << step for step in range(8)]:
             for count in (1, 2) if self._smoke else (1, 2, 4, 8):
                 yield from self._fitting("P1", (tokens,) * count, (tokens,) * count)
+        for index in range(2 if self._smoke else 12):
+            drawn = self._lengths.prompts(index)
+            if drawn:
+                yield from self._fitting("P1", drawn, drawn, held_out=True)
 
     def chunks(self) -> Iterator[Planned]:
         """P2: a chunk behind a cached prefix."""
@@ -176,8 +182,9 @@ class _Grid:
     def several_chunks(self) -> Iterator[Planned]:
         """P3: several chunks of drawn lengths behind drawn prefixes; every fourth is kept from the fit."""
         for index in range(4 if self._smoke else 40):
-            q, kv = self._lengths.chunks(index, 1 + index % (2 if self._smoke else 8))
-            yield from self._fitting("P3", q, kv, held_out=index % 4 == 3)
+            is_held_out = index % 4 == 3
+            q, kv = self._lengths.chunks(index, 1 + index % (2 if self._smoke else 8), snap=is_held_out)
+            yield from self._fitting("P3", q, kv, held_out=is_held_out)
 
     def mixed(self) -> Iterator[Planned]:
         """M: decodes with one or two chunks in one call; every fifth is kept from the fit, every fourth also split."""
@@ -204,7 +211,7 @@ class _Grid:
         """E: everything else, and the launch of an empty kernel."""
         yield Planned(id="", set="E", name="launch", m=1)
         for name in SMALL_OPS:
-            for m in (1, 16, 256) if self._smoke else self._rows:
+            for m in self._rows:
                 is_too_many = name == "kv_write" and m > self._extent.pool_tokens
                 if not is_too_many and (name not in BY_SEQUENCE or m <= 1024):
                     yield Planned(id="", set="E", name=name, m=m)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from kvsim.calibration.aiconfigurator_files import System, open_system
+from kvsim.calibration.aiconfigurator_files import NAME, NS_PER_MS, SOURCE, System, open_system
+from kvsim.calibration.allreduce_table import allreduce_points
 from kvsim.calibration.elementwise import elementwise_points
 from kvsim.calibration.gemm_shapes import Gemm, gemm_shapes, heads_per_gpu
 from kvsim.calibration.gemm_table import Curve, GemmTable
@@ -24,21 +25,12 @@ from kvsim.calibration.table_file import optional_columns, read_table
 from kvsim.errors import InputError
 from kvsim.model import Model
 
-NAME = "aiconfigurator"
 DTYPES = {"fp16": "bfloat16", "bf16": "bfloat16", "fp8": "fp8"}
 """The tables' word for a dtype; 16-bit formats run at one speed."""
-NS_PER_MS = 1e6
-BYTES_PER_ELEMENT = 2
-"""All-reduce tables count bf16 elements: as bytes, 2 GPUs of H200 would reach a third of their links' rate."""
 PAGE = 64
 """Tokens a page in the collector's vLLM runs."""
-SOURCE = {
-    "format": NAME,
-    "origin": "NVIDIA AIConfigurator, github.com/ai-dynamo/aiconfigurator",
-    "licence": "Apache-2.0, © NVIDIA Corporation & Affiliates",
-    "timing": "CUDA graph of the call, mean of 6 replays, L2 not flushed",
-}
 KEYS = ("batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim", "step")
+GEMM_KEYS = ("m", "n", "k")
 
 
 def import_aiconfigurator(
@@ -62,7 +54,7 @@ def import_aiconfigurator(
     points = [*_attention(system, model, tensor_parallel_size, _known_dtype(kv_dtype)), *gemms]
     points += elementwise_points(model, tensor_parallel_size, system.assumed, NAME)
     if tensor_parallel_size > 1:
-        points += _allreduces(system, tensor_parallel_size)
+        points += allreduce_points(system, tensor_parallel_size)
     return Imported.of(
         gate_points(points, system.peak, repeats_in_cache=True),
         gpu=system.gpu,
@@ -87,7 +79,12 @@ def _shaped(
     """Return the rows of these heads, this window and dtype; one kernel for a shape."""
     windows = optional_columns(path, ["window_size"])
     frame = read_table(
-        path, counts=[*KEYS, *windows], times=[time], words=["kernel_source", "attn_dtype", "kv_cache_dtype"]
+        path,
+        counts=[*KEYS, *windows],
+        batches=["batch_size"],
+        sizes=["batch_size", "isl"],
+        times=[time],
+        words=["kernel_source", "attn_dtype", "kv_cache_dtype"],
     ).rename(columns={time: "ms"})
     if not windows:
         frame["window_size"] = 0
@@ -146,7 +143,7 @@ def _gemms(system: System, model: Model, size: int) -> tuple[list[Point], list[s
     shapes = gemm_shapes(model, size)
     path = system.table("gemm_perf")
     time = system.time_column(path)
-    frame = read_table(path, counts=["m", "n", "k"], times=[time], words=["gemm_dtype"])
+    frame = read_table(path, counts=GEMM_KEYS, sizes=GEMM_KEYS, times=[time], words=["gemm_dtype"])
     dtype = _known_dtype(model.weight_dtype)
     rows = frame[frame["gemm_dtype"] == DTYPES[dtype]]
     if rows.empty:
@@ -181,28 +178,6 @@ def _gemm_points(name: str, shape: Gemm, curve: Curve, made: bool, dtype: str) -
             k=shape.k,
             dtype=dtype,
             flags=("interpolated",) if made else (),
-        )
-
-
-def _allreduces(system: System, size: int) -> Iterator[Point]:
-    """Yield all-reduces of `size` GPUs, in a graph and eager."""
-    path = system.table("custom_allreduce_perf")
-    time = system.time_column(path)
-    frame = read_table(path, counts=["num_gpus", "message_size"], times=[time], words=["backend"])
-    rows = frame[frame["num_gpus"] == size]
-    if rows.empty:
-        there = ", ".join(str(each) for each in sorted(set(frame["num_gpus"])))
-        raise InputError(f"{path}: no all-reduce of {size} GPUs; there are {there}")
-    for backend, elements, ms in zip(rows["backend"], rows["message_size"], rows[time], strict=True):
-        yield Point(
-            id=f"allreduce-{backend}-{elements}",
-            set=NAME,
-            op="allreduce",
-            ns=(round(ms * NS_PER_MS, 3),),
-            message_bytes=BYTES_PER_ELEMENT * elements,
-            gpus=size,
-            mode="eager" if "eager" in backend else "graph",
-            backend=backend,
         )
 
 

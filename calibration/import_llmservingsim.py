@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kvsim.calibration.gemm_shapes import gemm_shapes, heads_per_gpu
-from kvsim.calibration.imported import Imported
+from kvsim.calibration.imported import NO_ALLREDUCE, Imported
 from kvsim.calibration.llmservingsim_batches import read_batches
 from kvsim.calibration.peak_gate import gate_points, peak_of
 from kvsim.calibration.points import Op, Point
@@ -56,7 +56,7 @@ def import_llmservingsim(
     tables, card = _find(folder, tensor_parallel_size, gpu)
     warnings = _check_model(tables.parent / "meta.yaml", model, tables)
     if tensor_parallel_size > 1:
-        warnings.append("the tables have no all-reduce: steps of several GPUs come out too short")
+        warnings.append(NO_ALLREDUCE)
     heads = heads_per_gpu(model, tensor_parallel_size)
     batches, remarks = read_batches(tables, heads, NAME)
     points, warnings = [*batches], [*warnings, *remarks]

@@ -10,36 +10,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-
-import pandas as pd
+from statistics import median
 
 from kvsim.calibration.gemm_shapes import Gemm, gemm_shapes, heads_per_gpu
-from kvsim.calibration.imported import Imported
+from kvsim.calibration.imported import NO_ALLREDUCE, Imported
 from kvsim.calibration.peak_gate import gate_points, peak_of
 from kvsim.calibration.points import Op, Point
-from kvsim.calibration.table_file import read_table
 from kvsim.calibration.vidur_host import host_times
+from kvsim.calibration.vidur_rows import VidurTable
 from kvsim.errors import InputError
 from kvsim.gpu import find_gpu
 from kvsim.model import Model
 
 NAME = "vidur"
-NS_PER_MS = 1e6
 SOURCE = {
     "format": NAME,
     "origin": "Vidur profiling tables, github.com/microsoft/vidur",
     "licence": "MIT, © Microsoft Corporation",
-    "timing": "torch profiler, 5 runs, L2 not flushed, resolution 1 µs",
+    "timing": "torch profiler, 5 runs, L2 not flushed, resolution 1 µs in most files",
 }
 RESOLUTION_NS = 1000.0
 PAGE = 16
-GPUS = {"a100": "a100-80-sxm", "h100": "h100-sxm"}
+GPUS = {"a100": "a100-80-sxm", "h100": "h100-sxm", "a40": "a40", "a30": "a30"}
 """The tables' name of a card, and ours."""
 GEMMS = {"attn_pre_proj": "qkv", "attn_post_proj": "o", "mlp_up_proj": "gate_up", "mlp_down_proj": "down"}
 ELEMENTWISE = {"input_layernorm": "norm", "attn_rope": "rope", "mlp_act": "activation"}
-STATISTICS = ("min", "median", "max")
 SHAPE = {"n_head": "heads", "n_kv_head": "kv_heads", "n_embd": "hidden", "n_expanded_embd": "ffn"}
-DEGREE = "num_tensor_parallel_workers"
+HEADS = {"n_q_head": "heads", "n_kv_head": "kv_heads", "n_embd": "hidden"}
+BATCH = ("batch_size", "prefill_chunk_size", "kv_cache_size")
+KV_WRITE = "attn_kv_cache_save"
 
 
 def import_vidur(
@@ -56,21 +55,24 @@ def import_vidur(
         raise InputError(f"{folder}: which card is this? Name it with --gpu")
     peak = peak_of(find_gpu(card))
     attention, mlp = _attention_file(folder), folder / "mlp.csv"
+    layers = VidurTable(mlp, SHAPE, model, tensor_parallel_size)
+    batches = VidurTable(attention, HEADS, model, tensor_parallel_size)
     points = [
-        *_layers(mlp, model, tensor_parallel_size),
-        *_attention(attention, model, tensor_parallel_size),
+        *_layers(layers, gemm_shapes(model, tensor_parallel_size)),
+        *_attention(batches, heads_per_gpu(model, tensor_parallel_size)),
+        *_kv_writes(batches),
     ]
     host = host_times(folder, model.name, tensor_parallel_size)
     warnings = ["the LM head was not timed: in proportion to the up projection"]
     if tensor_parallel_size > 1:
-        warnings.append("the tables have no all-reduce: steps of several GPUs come out too short")
+        warnings.append(NO_ALLREDUCE)
     return Imported.of(
         gate_points(points, peak, repeats_in_cache=True),
         gpu=card,
         seed=seed,
         source=SOURCE | {"tables": [mlp.name, attention.name, *host.tables]},
         host=host.host,
-        warnings=[*warnings, *host.warnings],
+        warnings=[*warnings, *host.warnings, *layers.untimed, *batches.untimed],
     )
 
 
@@ -82,23 +84,19 @@ def _attention_file(folder: Path) -> Path:
     return found[0]
 
 
-def _layers(path: Path, model: Model, size: int) -> Iterator[Point]:
+def _layers(table: VidurTable, shapes: dict[str, Gemm]) -> Iterator[Point]:
     """Yield GEMMs, elementwise kernels, and an LM head in place of the missing one."""
-    shapes = gemm_shapes(model, size)
     for op, name in (GEMMS | ELEMENTWISE).items():
-        for tokens, *repeats in _rows(path, op, ["num_tokens"], SHAPE, model, size):
+        for tokens, *repeats in table.rows(op, ["num_tokens"]):
             yield _point(name, int(tokens), repeats, shapes.get(name))
             if name == "gate_up":
                 yield _lm_head(int(tokens), repeats, shapes)
 
 
-def _attention(path: Path, model: Model, size: int) -> Iterator[Point]:
-    """Yield decodes and prefills, and the KV write where it was timed apart."""
-    heads = heads_per_gpu(model, size)
-    shape = {"n_q_head": "heads", "n_kv_head": "kv_heads", "n_embd": "hidden"}
-    keys = ["batch_size", "prefill_chunk_size", "kv_cache_size"]
+def _attention(table: VidurTable, heads: tuple[int, int, int]) -> Iterator[Point]:
+    """Yield decodes and prefills."""
     for op, is_prefill in (("attn_decode", False), ("attn_prefill", True)):
-        for batch, chunk, cached, *repeats in _rows(path, op, keys, shape, model, size, is_prefill):
+        for batch, chunk, cached, *repeats in table.rows(op, BATCH, is_prefill):
             new = int(chunk) if is_prefill else 1
             yield Point(
                 id=f"{op}-{int(batch)}x{new}-kv{int(cached) + new}",
@@ -114,53 +112,19 @@ def _attention(path: Path, model: Model, size: int) -> Iterator[Point]:
             )
 
 
-def _rows(
-    path: Path,
-    op: str,
-    keys: list[str],
-    shape: dict[str, str],
-    model: Model,
-    size: int,
-    is_prefill: bool | None = None,
-) -> list[list[float]]:
-    """Return the keys and the least, median and greatest ns of an operator.
-
-    Rows of this model and degree count; rows with the same keys become one, by the median of each.
-    """
-    numbers = [*keys, *shape, DEGREE]
-
-    def fitting(frame: pd.DataFrame) -> pd.Series:
-        kept = frame[DEGREE] == size
-        for column, field in shape.items():
-            kept &= frame[column] == getattr(model, field)
-        if is_prefill is not None:
-            kept &= frame["is_prefill"].astype(str).str.lower() == str(is_prefill).lower()
-        if not kept.any():
-            raise InputError(
-                f"{path}: no rows {_wanted(model, shape, size, is_prefill)}; {_there(frame, shape)}"
-            )
-        return kept
-
-    times = [f"time_stats.{op}.{name}" for name in STATISTICS]
-    words = [] if is_prefill is None else ["is_prefill"]
-    frame = read_table(path, counts=numbers, times=times, words=words, keep=fitting)
-    merged = frame.groupby(keys, sort=True)[times].median() * NS_PER_MS
-    rows: list[list[float]] = merged.round(3).reset_index().to_numpy(dtype=float).tolist()
-    return rows
-
-
-def _wanted(model: Model, shape: dict[str, str], size: int, is_prefill: bool | None) -> str:
-    kind = "" if is_prefill is None else "of prefill " if is_prefill else "of decode "
-    figures = ", ".join(f"{column} {getattr(model, field)}" for column, field in shape.items())
-    return f"{kind}with {figures} and {DEGREE} {size}"
-
-
-def _there(frame: pd.DataFrame, shape: dict[str, str]) -> str:
-    columns = [*shape, DEGREE]
-    rows = frame[columns].drop_duplicates().head(4).to_numpy().tolist()
-    return "there are " + "; ".join(
-        ", ".join(f"{c} {v}" for c, v in zip(columns, row, strict=True)) for row in rows
-    )
+def _kv_writes(table: VidurTable) -> Iterator[Point]:
+    """Yield the write of new keys and values where it was timed apart; what is cached does not matter to it."""
+    if not table.has(KV_WRITE):
+        return
+    times: dict[int, list[float]] = {}
+    for is_prefill in (False, True):
+        for batch, chunk, _, *repeats in table.rows(KV_WRITE, BATCH, is_prefill):
+            times.setdefault(int(chunk if is_prefill else batch), []).append(repeats[1])
+    for tokens, found in sorted(times.items()):
+        ns = (min(found), float(median(found)), max(found))
+        yield Point(
+            id=f"kv_write-m{tokens}", set=NAME, op="kv_write", ns=ns, m=tokens, mode="eager", flags=_rounded([*ns])
+        )  # fmt: skip
 
 
 def _point(name: str, tokens: int, repeats: list[float], shape: Gemm | None) -> Point:

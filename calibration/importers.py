@@ -23,11 +23,13 @@ def import_tables(
     gpu: str | None = None,
     backend: str | None = None,
     kv_cache_dtype: str = "auto",
+    allreduce: Path | None = None,
     seed: int = 0,
 ) -> Imported:
     """Read one model's points from a folder of published tables.
 
-    `backend` and `kv_cache_dtype` choose among AIConfigurator's tables; the other formats have one of each.
+    `backend` and `kv_cache_dtype` choose among AIConfigurator's tables; the other formats have one of each, and no
+    all-reduces: `allreduce` is a folder of AIConfigurator's tables that lends those of the same card.
     """
     if format_name not in FORMATS:
         raise InputError(
@@ -43,7 +45,8 @@ def import_tables(
     else:
         _refuse_choices(format_name, model, backend, kv_cache_dtype)
         read = _single_backend(format_name)
-    return read(folder, model, tensor_parallel_size=tensor_parallel_size, gpu=gpu, seed=seed)
+    found = read(folder, model, tensor_parallel_size=tensor_parallel_size, gpu=gpu, seed=seed)
+    return found if allreduce is None else _lent(found, format_name, allreduce, tensor_parallel_size, seed)
 
 
 def build_profile(model: Model, found: Imported, tensor_parallel_size: int = 1, draws: int = 4) -> Profile:
@@ -58,6 +61,15 @@ def build_profile(model: Model, found: Imported, tensor_parallel_size: int = 1, 
         source=found.source,
         warnings=found.warnings,
     )
+
+
+def _lent(found: Imported, format_name: str, lender: Path, size: int, seed: int) -> Imported:
+    if format_name == "aiconfigurator" or size == 1:
+        why = "one GPU needs none" if size == 1 else "aiconfigurator has its own"
+        raise InputError(f"--allreduce lends all-reduces where tables lack them: {why}")
+    from kvsim.calibration.allreduce_table import with_allreduces
+
+    return with_allreduces(found, lender, size, seed)
 
 
 def _refuse_choices(format_name: str, model: Model, backend: str | None, kv_cache_dtype: str) -> None:

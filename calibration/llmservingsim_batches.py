@@ -28,12 +28,14 @@ UNEQUAL = ["n", "nb", "pc", "kp", "kvs", "kv_big"]
 
 def read_batches(tables: Path, heads: tuple[int, int, int], origin: str) -> tuple[list[Point], list[str]]:
     """Return the points of both tables, and remarks; skew.csv may be absent."""
-    equal = read_table(tables / "attention.csv", counts=EQUAL, times=["time_us"])
+    equal = read_table(tables / "attention.csv", counts=EQUAL, batches=["n_decode"], times=["time_us"])
     points = [*_equal(tables / "attention.csv", equal, heads, origin)]
     path = tables / "skew.csv"
     if not path.is_file():
         return points, ["no skew.csv: no batch of unequal lengths among the points"]
-    unequal = read_table(path, counts=UNEQUAL, times=["kv_mean", "t_mean_us", "t_skew_us"])
+    unequal = read_table(
+        path, counts=UNEQUAL, batches=["n", "nb"], times=["kv_mean", "t_mean_us", "t_skew_us"]
+    )
     forwards = _forwards(path, equal, unequal)
     points += _unequal(path, unequal, forwards, heads, origin)
     summed = (

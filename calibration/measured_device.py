@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -22,13 +24,15 @@ if TYPE_CHECKING:
     Device: TypeAlias = torch.device
 
 GPUS = (
-    ("H200", "h200-sxm"), ("H100 PCIe", "h100-pcie"), ("H100 NVL", "h100-nvl"), ("H100 80GB HBM3", "h100-sxm"),
+    ("H200 NVL", "h200-nvl"), ("H200", "h200-sxm"),
+    ("H100 PCIe", "h100-pcie"), ("H100 NVL", "h100-nvl"), ("H100 80GB HBM3", "h100-sxm"),
     ("A100-SXM4-80GB", "a100-80-sxm"), ("A100-SXM4-40GB", "a100-40-sxm"), ("A100 80GB PCIe", "a100-80-pcie"),
-    ("GB200", "gb200"), ("B200", "b200"), ("B300", "b300"), ("L40S", "l40s"), ("NVIDIA L4", "l4"), ("A10G", "a10g"),
+    ("GB200", "gb200"), ("B200", "b200"), ("B300", "b300"), ("L40S", "l40s"), ("L4", "l4"), ("A10G", "a10g"),
+    ("A30", "a30"), ("A40", "a40"),
     ("RTX A6000", "a6000"), ("RTX 3090", "rtx3090"), ("RTX 4090", "rtx4090"), ("RTX 5090", "rtx5090"),
     ("RTX PRO 6000", "rtx-pro-6000"),
 )  # fmt: skip
-"""What drivers call cards, and what kvsim does; the first that occurs in the name counts."""
+"""What drivers call cards, and what kvsim does; the first whose words occur in the name counts."""
 COPY_HEADROOM = 1.2
 """The datasheet's bandwidth over what a copy reaches, at most; for cards that kvsim does not know."""
 PRODUCT_HEADROOM = 1.3
@@ -58,9 +62,23 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Let torch use one thread of the CPU meanwhile: threads that wait for each other are not a kernel's time."""
+    import torch
+
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def kvsim_name(driver_name: str) -> str | None:
     """Return kvsim's name of a card that a driver calls so, or None."""
-    return next((gpu for part, gpu in GPUS if part in driver_name), None)
+    return next((gpu for words, gpu in GPUS if re.search(rf"\b{words}\b", driver_name)), None)
 
 
 def device_record(device: torch.device) -> dict[str, object]:
@@ -68,7 +86,8 @@ def device_record(device: torch.device) -> dict[str, object]:
     import torch
 
     if device.type != "cuda":
-        return {"type": "cpu", "name": platform.processor() or platform.machine() or "cpu"}
+        name = platform.processor() or platform.machine() or "cpu"
+        return {"type": "cpu", "name": name, "threads": torch.get_num_threads()}
     found = torch.cuda.get_device_properties(device)
     record: dict[str, object] = {
         "type": "cuda", "name": found.name, "cc": [found.major, found.minor], "sms": found.multi_processor_count,

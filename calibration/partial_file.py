@@ -18,12 +18,14 @@ class PartialFile:
     """A file beside the profile: a line that says of what, then points and sentinels as they are measured.
 
     Lines are only ever added, so what is written stays, whatever ends the run; a last line cut short is left out.
+    Of two lines with one point's id, the later one counts.
     """
 
     def __init__(self, output: Path) -> None:
         """Belong to the profile that will be written to `output`."""
         self.path = output.with_name(f"{output.name}.partial")
         self.points: list[Point] = []
+        self._places: dict[str, int] = {}
         self.sentinels: list[Json] = []
 
     def start(self, about: Mapping[str, object], resume: bool) -> None:
@@ -37,8 +39,8 @@ class PartialFile:
         self._append({"about": dict(about)})
 
     def add(self, point: Point) -> None:
-        """Keep a point."""
-        self.points.append(point)
+        """Keep a point; one of the same id is replaced."""
+        self._keep(point)
         self._append({"point": point_to_json(point)})
 
     def add_sentinel(self, sentinel: Json) -> None:
@@ -49,6 +51,10 @@ class PartialFile:
     def delete(self) -> None:
         """Remove the file: the profile holds everything."""
         self.path.unlink(missing_ok=True)
+
+    def _keep(self, point: Point) -> None:
+        place = self._places.setdefault(point.id, len(self.points))
+        self.points[place : place + 1] = [point]
 
     def _holds_points(self) -> bool:
         return self.path.exists() and b'{"point":' in self.path.read_bytes()
@@ -81,7 +87,7 @@ class PartialFile:
         for number, line in enumerate(lines[1:], 2):
             record = self._record(line, number)
             if "point" in record:
-                self.points.append(point_from_json(record["point"], f"{self.path}: line {number}"))
+                self._keep(point_from_json(record["point"], f"{self.path}: line {number}"))
             elif "sentinel" in record:
                 self.sentinels.append(record["sentinel"])
         if rest:

@@ -64,7 +64,17 @@ class Point:
     calls: int = 1
     """Calls in one replay, over different KV locations."""
     sm_mhz: tuple[float, float] | None = None
-    """SM clock before and after."""
+    """SM clock before and after; None where it could not be read, as with the other readings."""
+    memory_mhz: tuple[float, float] | None = None
+    """Memory clock before and after."""
+    temperature_c: tuple[float, float] | None = None
+    """Of the chip, in °C, before and after."""
+    power_w: tuple[float, float] | None = None
+    """Power drawn before and after, in watts."""
+    slow_ns: tuple[float, ...] = ()
+    """Raw times of the same call at a slower SM clock: such a point is timed twice, `ns` is of the faster."""
+    slow_sm_mhz: tuple[float, float] | None = None
+    """SM clock before and after those."""
     rel_err: float | None = None
     """Largest relative error of the numeric check."""
     held_out: bool = False

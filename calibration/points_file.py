@@ -16,10 +16,16 @@ FIELDS = {field.name: field for field in dataclasses.fields(Point)}
 LENGTHS = ("q", "kv")
 MOST_SEQUENCES = 1 << 20
 """Of one call; more is a slip in the file."""
+LEAST_TIME = 1e-9
+"""A number that is not above this is no time, clock or power, but 0 by another name."""
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and _is_number(value) and value > LEAST_TIME
 
 
 def _is_count(value: object, least: int = 0) -> bool:
@@ -49,6 +55,7 @@ SIZE: Rule = (_is_size, "a whole number ≥ 1")
 MAYBE_SIZE: Rule = (lambda value: value is None or _is_size(value), "null or a whole number ≥ 1")
 WORD: Rule = (_is_word, "text")
 WORDS: Rule = (lambda value: _is_list(value, _is_word), "a list of words")
+PAIR: Rule = (lambda value: value is None or _is_list(value, _is_time, 2), "null or two numbers > 0")
 FLAG: Rule = (lambda value: isinstance(value, bool), "true or false")
 RULES: dict[str, Rule] = {
     "id": WORD,
@@ -72,7 +79,8 @@ RULES: dict[str, Rule] = {
     "mode": _one_of(("graph", "eager")),
     "cold": FLAG,
     "calls": SIZE,
-    "sm_mhz": (lambda value: value is None or _is_list(value, _is_number, 2), "null or two numbers"),
+    **dict.fromkeys(("sm_mhz", "memory_mhz", "temperature_c", "power_w", "slow_sm_mhz"), PAIR),
+    "slow_ns": (lambda value: _is_list(value, _is_time), "a list of times > 0"),
     "rel_err": (lambda value: value is None or _is_number(value), "null or a number"),
     "held_out": FLAG,
     "flags": WORDS,
@@ -115,7 +123,7 @@ def _check_times(times: object, place: str) -> None:
     if not isinstance(times, list) or not times:
         raise InputError(f"{place}: ns must be a list of times")
     for time in times:
-        if not _is_number(time) or time <= 0:
+        if not _is_time(time):
             raise InputError(f"{place}: ns must be finite and > 0, got {time!r}")
 
 

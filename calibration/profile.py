@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kvsim.calibration.errors import Error, form_name, pooled_errors
+from kvsim.calibration.attention_kinds import form_name
+from kvsim.calibration.errors import Error, pooled_errors
 from kvsim.calibration.fits import FITTER, Fits, fit_points
 from kvsim.calibration.gemm_shapes import gemm_shapes, heads_per_gpu
-from kvsim.calibration.imported import STATEMENT, with_held_out
+from kvsim.calibration.held_out import is_fitted, with_enough_fitted, with_held_out
+from kvsim.calibration.imported import STATEMENT
 from kvsim.calibration.points import Point
 from kvsim.errors import InputError
 from kvsim.model import Model
@@ -85,8 +87,8 @@ class Profile:
         this alone, so that a few unlucky points do not decide them.
         """
         given = tuple(points)
-        if not any(point.held_out for point in given):
-            given = with_held_out(given, seed)
+        is_split = any(point.held_out for point in given)
+        given = with_enough_fitted(given) if is_split else with_held_out(given, seed)
         profile = cls(
             model=model,
             tensor_parallel_size=tensor_parallel_size,
@@ -162,6 +164,17 @@ def check_points(profile: Profile) -> None:
                 )
         if point.op == "allreduce" and point.gpus != size:
             raise InputError(f"point {point.id}: an all-reduce of {point.gpus} GPUs in a profile of {size}")
+    _check_split(profile.points)
+
+
+def _check_split(points: Iterable[Point]) -> None:
+    """Raise InputError where every point of a form is held out: nothing would be left to fit it to."""
+    fitted = {form_name(point) for point in points if is_fitted(point)}
+    for point in points:
+        if point.held_out and "rejected" not in point.flags and form_name(point) not in fitted:
+            raise InputError(
+                f"point {point.id}: held out, like all others of {form_name(point)}; one must be fitted"
+            )
 
 
 def check_fits(profile: Profile) -> None:

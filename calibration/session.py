@@ -6,15 +6,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import median
 from typing import NamedTuple
 
 from kvsim.calibration.bench import Bench
-from kvsim.calibration.errors import form_name
 from kvsim.calibration.grid import Planned, shuffled
+from kvsim.calibration.held_out import with_enough_fitted
 from kvsim.calibration.partial_file import PartialFile
 from kvsim.calibration.peak_gate import Peak, bytes_read, gate_points
 from kvsim.calibration.points import Point
+from kvsim.calibration.slow_clock import SLOW_CLOCK, flag_clocks, normal_clock, slow_points, with_both
 from kvsim.calibration.timer import LEAST_REPEATS, Timer
 from kvsim.errors import InputError
 from kvsim.model import KV_BITS
@@ -23,10 +23,8 @@ DRIFT = 0.03
 """Relative change of a sentinel's median that is warned of."""
 SENTINEL_EVERY = 50
 """Points between two repeats of the sentinels."""
-SLOW_CLOCK = 0.9
-"""Share of the run's median SM clock under which a point is flagged."""
-LEAST_FITTED = 2
-"""Points of a form that must be fitted before others of it are kept back."""
+RETIMING_SHARE = 0.1
+"""Most of the budget that is set aside to time points with a slow clock again."""
 MOST_FAILURES = 5
 """Points in a row that may fail before the device is taken for broken."""
 
@@ -80,7 +78,9 @@ class Session:
         remaining = [planned for planned in self.grid if planned.id not in known]
         self._check(remaining)
         sentinels = self._sentinels()
+        self._warm_up(sentinels)
         measured = self._measure(remaining, sentinels, start)
+        self._retime(start)
         self._repeat(sentinels)
         points = with_enough_fitted(gated(flag_clocks(self.partial.points), self.peak))
         self._warn(points, remaining, measured)
@@ -106,7 +106,7 @@ class Session:
         while waiting:
             now = self.clock()
             each = (now - begun) / done if done else 0.0
-            left = self.budget - (now - start)
+            left = self.budget - (now - start) - self._set_aside(each)
             if left <= each:
                 break
             if done % SENTINEL_EVERY == 0:
@@ -137,7 +137,36 @@ class Session:
     def _timed(self, planned: Planned) -> Point:
         ready = self.bench.prepare(planned)
         found = self.timer.measure(ready.call, ready.calls, self.repeats, ready.eager)
-        return replace(ready.point, ns=found.ns, mode=found.mode, calls=found.calls, sm_mhz=found.sm_mhz)
+        told = found.readings._asdict()
+        return replace(ready.point, ns=found.ns, mode=found.mode, calls=found.calls, **told)
+
+    def _slow(self) -> list[Point]:
+        """Return points that were timed once, at a slow clock."""
+        return [point for point in slow_points(self.partial.points) if not point.slow_ns]
+
+    def _set_aside(self, each: float) -> float:
+        return min(each * len(self._slow()), RETIMING_SHARE * self.budget)
+
+    def _retime(self, start: float) -> None:
+        """Time points with a slow clock once more, as far as the budget reaches, and keep both times."""
+        planned = {each.id: each for each in self.grid}
+        slow, begun, done = self._slow(), self.clock(), 0
+        for point in slow:
+            now = self.clock()
+            each = (now - begun) / done if done else 0.0
+            if self.budget - (now - start) <= each:
+                break
+            self.report(Progress(done, len(slow), each * (len(slow) - done), "slow clock, again"))
+            try:
+                self.partial.add(with_both(point, self._timed(planned[point.id])))
+            except RuntimeError as failure:
+                self._skipped(planned[point.id], failure)
+            done += 1
+        if slow:
+            self.warnings.append(
+                f"{done} of {len(slow)} points were timed again: their SM clock was under {SLOW_CLOCK:.0%} of the "
+                f"median, {normal_clock(self.partial.points):.0f} MHz"
+            )
 
     def _sentinels(self) -> list[Planned]:
         """Return one decode and one product, of middling size."""
@@ -147,6 +176,14 @@ class Session:
             alike.sort(key=lambda planned: (sum(planned.case.kv) if planned.case else planned.m, planned.id))
             picked += alike[len(alike) // 2 : len(alike) // 2 + 1]
         return picked
+
+    def _warm_up(self, sentinels: Sequence[Planned]) -> None:
+        """Time the sentinels for nothing: what runs first in a process is slow, and no drift."""
+        for planned in sentinels:
+            try:
+                self._timed(planned)
+            except RuntimeError as failure:
+                self._skipped(planned, failure)
 
     def _repeat(self, sentinels: Sequence[Planned]) -> None:
         """Time the sentinels again and compare with their first time."""
@@ -189,29 +226,6 @@ def gated(points: Sequence[Point], peak: Peak | None) -> list[Point]:
             flagged = point
         found.append(replace(flagged, cold=point.cold, flags=tuple(dict.fromkeys(flagged.flags))))
     return found
-
-
-def with_enough_fitted(points: Sequence[Point]) -> list[Point]:
-    """Give points back to the fit where else nothing would be left to fit the like of them."""
-    fitted = Counter(
-        form_name(point) for point in points if not point.held_out and "rejected" not in point.flags
-    )
-    return [
-        replace(point, held_out=False) if fitted[form_name(point)] < LEAST_FITTED else point
-        for point in points
-    ]
-
-
-def flag_clocks(points: Sequence[Point]) -> list[Point]:
-    """Flag points whose SM clock was more than a tenth under the median of all."""
-    clocks = [min(point.sm_mhz) for point in points if point.sm_mhz]
-    if not clocks:
-        return list(points)
-    least = SLOW_CLOCK * median(clocks)
-    return [
-        replace(point, flags=(*point.flags, "clock")) if point.sm_mhz and min(point.sm_mhz) < least else point
-        for point in points
-    ]
 
 
 def _unique_bytes(point: Point) -> float:

@@ -1,13 +1,16 @@
 """Regenerate the profiles that come with kvsim.
 
-`python -m kvsim.calibration.ship TABLES`: TABLES holds the folders aiconfigurator and llmservingsim of published
-kernel tables. The same tables give the same bytes. Profiles hold fits and their errors, not the tables' points.
+`python -m kvsim.calibration.ship TABLES`: TABLES holds the folders aiconfigurator, llmservingsim, vidur and
+vidur-fork-AKafakA of published kernel tables. The same tables give the same bytes. Profiles hold fits and their errors,
+not the tables' points.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +31,12 @@ class Shipped(NamedTuple):
     gpu: str
     model: str
     tensor_parallel_size: int = 1
+    folder: str = ""
+    """Of the tables; named like the format unless given."""
+    source: Mapping[str, str] = {}
+    """What the profile says otherwise of its origin."""
+    allreduce: str | None = None
+    """Folder of the tables that lend all-reduces."""
 
     @property
     def path(self) -> Path:
@@ -42,6 +51,24 @@ SHIPPED = (
     *(Shipped("aiconfigurator", gpu, "llama-3.1-8b") for gpu in (*LINKED, "l40s")),
     *(Shipped("aiconfigurator", gpu, "llama-3.1-70b", size) for gpu in LINKED for size in (2, 4, 8)),
     *(Shipped("llmservingsim", gpu, "llama-3.1-8b") for gpu in ("rtx4090", "rtx-pro-6000")),
+    Shipped(
+        "vidur",
+        "a100-80-sxm",
+        "llama-2-70b",
+        2,
+        folder="vidur/a100/meta-llama/Llama-2-70b-hf",
+        allreduce="aiconfigurator",
+    ),
+    Shipped(
+        "vidur",
+        "a30",
+        "qwen2.5-7b",
+        folder="vidur-fork-AKafakA/a30/Qwen/Qwen-2-7B",
+        source={
+            "origin": "taken with Vidur's profiler, github.com/AKafakA/vidur_opt_scheduler (20bdc49)",
+            "timed_model": "Qwen-2-7B, which has the same shapes",
+        },
+    ),
 )
 
 
@@ -55,12 +82,14 @@ def write_shipped(each: Shipped, tables: Path, into: Path) -> Path:
     model = find_model(each.model)
     found = import_tables(
         each.format_name,
-        tables / each.format_name,
+        tables / (each.folder or each.format_name),
         model,
         tensor_parallel_size=each.tensor_parallel_size,
         gpu=each.gpu,
+        allreduce=None if each.allreduce is None else tables / each.allreduce,
         seed=SEED,
     )
+    found = replace(found, source={**found.source, **each.source})
     profile = build_profile(model, found, each.tensor_parallel_size, draws=DRAWS)
     path = into / each.path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,9 +100,7 @@ def write_shipped(each: Shipped, tables: Path, into: Path) -> Path:
 def main() -> None:
     """Write the profiles and name each with its size."""
     parser = argparse.ArgumentParser(prog="python -m kvsim.calibration.ship", description=__doc__)
-    parser.add_argument(
-        "tables", type=Path, metavar="TABLES", help="folder of aiconfigurator and llmservingsim"
-    )
+    parser.add_argument("tables", type=Path, metavar="TABLES", help="folder of the published tables' folders")
     parser.add_argument(
         "-o", "--output", type=Path, default=DATA, metavar="DIR", help="default: the package's own"
     )

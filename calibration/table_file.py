@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from kvsim.calibration.points_file import LEAST_TIME, MOST_SEQUENCES
 from kvsim.errors import InputError
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 """Kinds of table, in the order in which one is taken when several hold the same."""
+MOST_COUNT = 1 << 40
+MOST_TIME = 1e12
+"""In whatever unit a table has; a greater one is a slip."""
 
 
 def read_table(
     path: Path,
     *,
     counts: Sequence[str] = (),
+    batches: Sequence[str] = (),
+    sizes: Sequence[str] = (),
     times: Sequence[str] = (),
     words: Sequence[str] = (),
     keep: Callable[[pd.DataFrame], pd.Series] | None = None,
 ) -> pd.DataFrame:
     """Read the named columns: whole numbers ≥ 0, times > 0 and text.
 
-    The first wrong cell is an InputError. Rows that `keep` is false for are left out before their cells are looked
-    at; the others keep their row number.
+    Of the counts, `sizes` are at least 1, and `batches` are numbers of sequences, each of which a point will list. The
+    first wrong cell is an InputError. Rows that `keep` is false for are left out before their cells are looked at; the
+    others keep their row number.
     """
     frame = _read(path)
     wanted = [*words, *counts, *times]
@@ -38,13 +46,15 @@ def read_table(
     frame = frame.copy()
     if frame.empty:
         raise InputError(f"{path}: the table has no rows")
+    for name in words:
+        _refuse(path, frame[name], frame[name].isna(), "there")
     for name in counts:
-        values = _numbers(path, frame[name])
-        _refuse(path, frame[name], (values < 0) | (values % 1 != 0), "a whole number ≥ 0")
-        frame[name] = values.astype(np.int64)
+        most = MOST_SEQUENCES if name in batches else MOST_COUNT
+        frame[name] = _counted(path, frame[name], int(name in sizes), most)
     for name in times:
         frame[name] = _numbers(path, frame[name])
-        _refuse(path, frame[name], frame[name] <= 0, "a time > 0")
+        _refuse(path, frame[name], frame[name] <= LEAST_TIME, "a time > 0")
+        _refuse(path, frame[name], frame[name] > MOST_TIME, f"a time of at most {MOST_TIME:g}")
     return frame
 
 
@@ -71,7 +81,12 @@ def _read(path: Path, header_only: bool = False) -> pd.DataFrame:
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
-        return pd.read_csv(path, nrows=0 if header_only else None, low_memory=False)
+        with warnings.catch_warnings():
+            # Rows longer than the header would lose cells, or be shifted to the left if all of them are.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(path, nrows=0 if header_only else None, low_memory=False, index_col=False)
+    except pd.errors.ParserWarning as error:
+        raise InputError(f"{path}: not a table: a row has more cells than the header") from error
     except (ValueError, OSError, EOFError) as error:
         # pandas' and pyarrow's own errors are ValueErrors; their first line says what is wrong.
         raise InputError(f"{path}: not a table: {(str(error).splitlines() or ['unreadable'])[0]}") from error
@@ -81,6 +96,13 @@ def _numbers(path: Path, column: pd.Series) -> pd.Series:
     values = pd.to_numeric(column, errors="coerce").astype(float)
     _refuse(path, column, values.isna() | values.isin([np.inf, -np.inf]), "a finite number")
     return values
+
+
+def _counted(path: Path, column: pd.Series, least: int, most: int) -> pd.Series:
+    values = _numbers(path, column)
+    _refuse(path, column, (values < least) | (values % 1 != 0), f"a whole number ≥ {least}")
+    _refuse(path, column, values > most, f"at most {most}")
+    return values.astype(np.int64)
 
 
 def _refuse(path: Path, column: pd.Series, wrong: pd.Series, allowed: str) -> None:

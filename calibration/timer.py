@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
+
+from kvsim.calibration.readings import Pair, Read, Reading, Readings
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,7 @@ LONGEST_NS = 60e6
 EAGER_ABOVE_NS = 200e3
 """Calls longer than this hide their launch, so each is timed by an event pair of its own."""
 WARM_UPS = 3
+NOTHING_READ = Readings()
 
 
 class Timing(NamedTuple):
@@ -32,8 +34,13 @@ class Timing(NamedTuple):
     mode: Literal["graph", "eager"]
     calls: int
     """Calls in one replay."""
-    sm_mhz: tuple[float, float] | None = None
-    """SM clock before and after, where it can be read."""
+    readings: Readings = NOTHING_READ
+    """Clocks, temperature and power before and after, where they can be read."""
+
+    @property
+    def sm_mhz(self) -> Pair | None:
+        """Return the SM clock before and after."""
+        return self.readings.sm_mhz
 
 
 class Timer(Protocol):
@@ -84,10 +91,10 @@ class CpuTimer:
 class CudaTimer:
     """Times calls with events on the current stream: replays of a CUDA graph, or calls one by one when long."""
 
-    def __init__(self, device: torch.device) -> None:
-        """Time on this device; nothing of its settings is changed."""
+    def __init__(self, device: torch.device, read: Read = Reading) -> None:
+        """Time on this device, and `read` its sensors; nothing of its settings is changed."""
         self._device = device
-        self._reads_clock = True
+        self._read = read
 
     def measure(self, call: Call, calls: int, repeats: int = LEAST_REPEATS, eager: bool = False) -> Timing:
         """Capture a graph of all calls and time its replays; above 200 µs a call, time calls one by one."""
@@ -95,8 +102,8 @@ class CudaTimer:
 
         mode: Literal["graph", "eager"] = "eager"
         with torch.cuda.device(self._device):
-            before = self._sm_mhz()
             self._warm_up(call, calls)
+            before = self._read()
             if eager:
                 found = self._repeat(lambda _: _each(call, calls), calls, repeats)
             elif self._interval(lambda: call(0)) > EAGER_ABOVE_NS:
@@ -105,9 +112,8 @@ class CudaTimer:
             else:
                 mode, replay = "graph", self._captured(call, calls)
                 found = self._repeat(lambda _: replay(), calls, repeats)
-            after = self._sm_mhz()
-        clocks = None if before is None or after is None else (before, after)
-        return Timing(tuple(found), mode, calls, clocks)
+            after = self._read()
+        return Timing(tuple(found), mode, calls, Readings.of(before, after))
 
     def _warm_up(self, call: Call, calls: int) -> None:
         """Compile, create handles and reach the working clock, on a side stream as capture asks for."""
@@ -157,20 +163,6 @@ class CudaTimer:
         end.record()
         torch.cuda.synchronize(self._device)
         return float(start.elapsed_time(end)) * 1e6
-
-    def _sm_mhz(self) -> float | None:
-        """Read the SM clock; it needs NVML's Python package, and is left out without."""
-        import torch
-
-        if not self._reads_clock:
-            return None
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return float(torch.cuda.clock_rate(self._device))
-        except Exception:  # whatever NVML says, a calibration can do without
-            self._reads_clock = False
-            return None
 
 
 def _events() -> tuple[torch.cuda.Event, torch.cuda.Event]:

@@ -41,6 +41,19 @@ def test_show_prints_origin_points_times_and_errors(path: str, capsys: pytest.Ca
     assert any(line.startswith("step mixed") and "%" in line for line in lines)
 
 
+def test_show_says_where_shared_pages_were_not_timed(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("show", path) == 0
+    assert "shared pages: not timed; decodes that share a prefix are priced as if" in capsys.readouterr().out
+
+    shared = [
+        device.replace(point, id=f"s-{point.id}", layout="shared", shared_tokens=16)
+        for point in device.decodes()
+    ]
+    device.profile([*device.every_point(), *shared]).save(Path(path))
+    assert call("show", path) == 0
+    assert "shared pages: not timed" not in capsys.readouterr().out
+
+
 def test_show_as_json_has_all_but_points_and_fits(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("show", path, "--json") == 0
 

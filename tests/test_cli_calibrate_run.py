@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_tables import config_json
 
+from kvsim.calibration.attention_kinds import form_name
 from kvsim.calibration.profile_file import read_profile
 from kvsim.cli import main
 
@@ -29,12 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a model and the profile of a calibration on the CPU."""
     path = tmp_path_factory.mktemp("calibrated")
     arguments = ("--model", str(config_json(path)), "--device", "cpu", "--smoke", "-o", str(path / "p.json"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # kernels this small wait for each other's threads on a busy machine
-    try:
-        assert call("calibrate", "run", *arguments) == 0
-    finally:
-        torch.set_num_threads(threads)
+    assert call("calibrate", "run", *arguments) == 0
     return path
 
 
@@ -59,7 +56,87 @@ def test_the_cpu_gives_a_whole_profile_that_says_it_represents_nothing(folder: P
     assert {point.layout for point in profile.points} == {"paged", "contiguous", "shared"}
     assert any("not representative" in warning for warning in profile.warnings)
     assert {"copy_gbs", "gemm_tflops", "launch_eager_us"} <= set(profile.ceilings)
+    assert profile.device["threads"] == 1
+    assert profile.source["lengths"] == "drawn; of no trace"
     assert not (folder / "p.json.partial").exists()
+
+
+def test_the_cpus_threads_are_what_they_were_before(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def stop(self: object, planned: object) -> None:
+        seen.append(torch.get_num_threads())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kvsim.calibration.bench.TorchBench.check", stop)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert (
+            call("calibrate", "run", "--model", model, "--device", "cpu", "-o", str(tmp_path / "p.json"))
+            == 130
+        )
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_whole_prompts_and_chunks_are_fitted_by_their_kernels_and_steps_have_errors(folder: Path) -> None:
+    profile = read_profile(folder / "p.json")
+
+    whole = "attn_prefill whole prompts kv=bf16"
+    assert {whole, "attn_prefill paged page=16 kv=bf16"} <= set(profile.measured)
+    kernels = {point.backend for point in profile.points if form_name(point) == whole}
+    assert kernels == {"sdpa-flash"}
+    assert {whole, "attn_decode shared page=16 kv=bf16", "step decode", "step prefill"} <= set(profile.errors)
+
+
+def test_check_passes_on_it_and_holds_no_error_of_the_cpu_against_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = call("calibrate", "check", str(folder / "p.json"), "--decode-gate", "0", "--prefill-gate", "0")
+
+    printed = capsys.readouterr().out
+    assert code == 0, printed
+    assert "passed" in printed
+    assert "fitted again from its points" in printed
+    assert "errors are not held against the gates" in printed
+
+
+TRACE = "arrived_at,num_prefill_tokens,num_decode_tokens\n0,100,20\n0,60,50\n"
+
+
+def test_lengths_come_from_a_trace_that_the_profile_names(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace, output = tmp_path / "mine.csv", tmp_path / "p.json"
+    trace.write_text(TRACE)
+    monkeypatch.setattr("kvsim.calibration.bench.TorchBench.check", lambda self, planned: None)
+    flags = ("--model", model, "--device", "cpu", "--trace", str(trace), "-o", str(output))
+
+    assert call("calibrate", "run", *flags) == 0
+    source: dict[str, Any] = dict(read_profile(output).source)
+    assert source["lengths"].startswith("of requests of mine.csv (2 requests, sha256 ")
+    assert len(source["trace"]["sha256"]) == 64
+    drawn = [point for point in read_profile(output).points if point.set == "D2"]
+    assert {60 < kv <= 120 for point in drawn for kv in point.kv} == {True}
+    assert call("calibrate", "show", str(output)) == 0
+    assert "lengths: of requests of mine.csv" in capsys.readouterr().out
+
+
+def test_a_calibration_goes_on_with_its_own_trace_only(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.csv").write_text(TRACE)
+    monkeypatch.setattr("kvsim.calibration.bench.TorchBench.check", lambda self, planned: None)
+    flags = ("--model", model, "--device", "cpu", "-o", str(tmp_path / "p.json"))
+    assert call("calibrate", "run", *flags, "--budget", "0.001") == 2
+    capsys.readouterr()
+
+    assert call("calibrate", "run", *flags, "--resume", "--trace", str(tmp_path / "mine.csv")) == 2
+    assert "trace is None there and " in capsys.readouterr().err
 
 
 def test_every_attention_point_names_its_kernel_and_its_numeric_error(folder: Path) -> None:
@@ -112,6 +189,8 @@ def test_without_cuda_it_is_exit_3_and_one_line(
         (("--tensor-parallel-size", "3"), "tensor_parallel_size"),
         (("--resume",), "nothing to resume"),
         (("--seed", "-1"), "seed must be ≥ 0, got -1"),
+        (("--trace", "nowhere.csv"), "nowhere.csv: there is no such file or folder"),
+        (("--columns", "prompt=p"), "--columns says how to read a trace; --trace names none"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_exit_2(

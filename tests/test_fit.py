@@ -8,7 +8,8 @@ import synthetic_device as device
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvsim.calibration.attention_kinds import Kind, choose, fit_attention
+from kvsim.calibration.attention_choice import choose
+from kvsim.calibration.attention_kinds import Kind, fit_attention
 from kvsim.calibration.curve import MOST_NODES, fit_curve
 from kvsim.calibration.features import Chunks, chunks_of, decodes_of
 from kvsim.calibration.fit_attention import DecodeFit, MixedFit, PrefillFit

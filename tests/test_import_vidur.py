@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_tables import SMALL, change_cell, drop_column, vidur_tables
+from small_tables import (
+    SMALL,
+    aiconfigurator_tables,
+    attention_row,
+    change_cell,
+    drop_column,
+    vidur_tables,
+    write_csv,
+)
 
 from kvsim.calibration.import_vidur import import_vidur
 from kvsim.calibration.imported import STATEMENT, Imported
+from kvsim.calibration.importers import import_tables
 from kvsim.calibration.peak_gate import bytes_read
 from kvsim.calibration.points import Point
 from kvsim.errors import InputError
@@ -142,7 +152,7 @@ def test_several_gpus_lack_the_allreduce_and_the_profile_says_so(tmp_path: Path)
             "nan",
             "row 2: time_stats.mlp_act.median must be a finite number",
         ),
-        ("mlp.csv", "num_tokens", "1.5", "row 2: num_tokens must be a whole number ≥ 0, got 1.5"),
+        ("mlp.csv", "num_tokens", "1.5", "row 2: num_tokens must be a whole number ≥ 1, got 1.5"),
         (
             "attention.csv",
             "time_stats.attn_decode.min",
@@ -183,6 +193,91 @@ def test_missing_columns_files_and_folders_are_one_line_each(tmp_path: Path) -> 
         imported(tables)
     with pytest.raises(InputError, match="no such folder"):
         imported(tmp_path / "absent")
+
+
+def test_rows_without_any_time_of_an_operator_are_left_out_and_counted(tmp_path: Path) -> None:
+    tables = vidur_tables(tmp_path)
+    for statistic in ("min", "median", "max"):
+        change_cell(tables / "mlp.csv", 2, f"time_stats.attn_pre_proj.{statistic}", "")
+    result = imported(tables)
+
+    assert [point.m for point in result.points if point.name == "qkv"] == [1, 8, 64, 512]
+    assert len([point for point in result.points if point.name == "o"]) == 5
+    assert result.warnings[-1] == "attn_pre_proj has no times in 1 of 5 rows of mlp.csv"
+
+
+def test_the_kv_write_is_a_kernel_of_its_own_where_it_was_timed(tmp_path: Path) -> None:
+    tables = vidur_tables(tmp_path)
+    assert not any(point.op == "kv_write" for point in imported(tables).points)
+
+    with (tables / "attention.csv").open(newline="") as stream:
+        rows: list[dict[str, object]] = [dict(each) for each in csv.DictReader(stream)]
+    for row in rows:
+        tokens = row["prefill_chunk_size"] if row["is_prefill"] == "True" else row["batch_size"]
+        for statistic in ("min", "median", "max"):
+            row[f"time_stats.attn_kv_cache_save.{statistic}"] = 0.003 + int(str(tokens)) * 1e-5
+    write_csv(tables / "attention.csv", rows)
+
+    writes = {point.m: point.seconds for point in imported(tables).points if point.op == "kv_write"}
+    assert list(writes) == [1, 2, 4, 8, 64, 128, 256]
+    assert writes[128] == pytest.approx(0.00428e-3)
+
+
+def on_two_gpus(tables: Path) -> Path:
+    for file in ("mlp.csv", "attention.csv"):
+        with (tables / file).open(newline="") as stream:
+            rows: list[dict[str, object]] = [dict(each) for each in csv.DictReader(stream)]
+        write_csv(tables / file, [row | {"num_tensor_parallel_workers": 2} for row in rows])
+    return tables
+
+
+def test_all_reduces_are_lent_by_other_tables_and_the_profile_says_whose(tmp_path: Path) -> None:
+    lender = aiconfigurator_tables(tmp_path / "a100_sxm")
+    rows = [
+        {
+            "backend": backend,
+            "num_gpus": 2,
+            "message_size": 1 << power,
+            "latency": 0.004 + 1e-8 * (1 << power),
+        }
+        for backend in ("vllm", "vllm_eager")
+        for power in range(7, 20)
+    ]
+    write_csv(lender / "vllm-0.1.0_custom_allreduce_perf.csv", rows)
+    tables = on_two_gpus(vidur_tables(tmp_path))
+    found = import_tables("vidur", tables, SMALL, tensor_parallel_size=2, allreduce=tmp_path)
+
+    reduces = [point for point in found.points if point.op == "allreduce"]
+    assert {(point.mode, point.gpus) for point in reduces} == {("graph", 2), ("eager", 2)}
+    assert any(point.held_out for point in reduces)
+    lent: Any = found.source["allreduce"]
+    assert lent["licence"].startswith("Apache-2.0")
+    assert found.source["licence"] == "MIT, © Microsoft Corporation"
+    assert not any("no all-reduce" in warning for warning in found.warnings)
+    assert found.warnings[-1].startswith("all-reduces are of other tables: NVIDIA AIConfigurator")
+
+
+@pytest.mark.parametrize(
+    ("format_name", "size", "why"), [("vidur", 1, "one GPU needs none"), ("aiconfigurator", 2, "has its own")]
+)
+def test_all_reduces_are_lent_only_where_they_lack(
+    tmp_path: Path, format_name: str, size: int, why: str
+) -> None:
+    lender = aiconfigurator_tables(tmp_path / "a100_sxm")
+    tables = vidur_tables(tmp_path)
+    write_csv(
+        lender / "vllm-0.1.0_custom_allreduce_perf.csv",
+        [{"backend": "vllm", "num_gpus": 2, "message_size": 128, "latency": 0.004}],
+    )
+    rows = [attention_row(b, q, 0, 0.02, num_heads=4, num_key_value_heads=1) for b in (1, 2) for q in (1, 16)]
+    for stem in ("generation", "context"):
+        write_csv(lender / f"vllm-0.1.0_{stem}_attention_perf.csv", rows)
+    folder = tables if format_name == "vidur" else lender
+
+    with pytest.raises(InputError, match=f"--allreduce lends all-reduces where tables lack them: .*{why}"):
+        import_tables(
+            format_name, folder, SMALL, tensor_parallel_size=size, gpu="a100-80-sxm", allreduce=tmp_path
+        )
 
 
 @pytest.mark.shared

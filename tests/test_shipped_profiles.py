@@ -195,7 +195,7 @@ def test_shipping_without_tables_is_one_line(
     assert capsys.readouterr().err == f"kvsim: {tmp_path}/absent/aiconfigurator: no such folder\n"
 
 
-@pytest.mark.parametrize("name", ["h200-sxm/llama-3.1-8b", "b200/llama-3.1-70b-tp4"])
+@pytest.mark.parametrize("name", ["h200-sxm/llama-3.1-8b", "b200/llama-3.1-70b-tp4", "a30/qwen2.5-7b"])
 @pytest.mark.shared
 @needs_tables
 def test_the_tables_give_the_shipped_bytes_again(tmp_path: Path, name: str) -> None:

@@ -23,6 +23,14 @@ calibrate.command(
     help="Fit a profile to published kernel tables and write it.",
 )
 calibrate.command(
+    "kvsim.cli.calibrate_kv_error:kv_error",
+    name="kv-error",
+    help="""Measure how far quantised KV throws attention's output off.
+
+    On random and on outlier-heavy inputs. The error is ‖output − exact‖ / ‖exact‖, computed on the CPU in float64 from
+    K and V as they are read back. The inputs are made up: this says nothing about the quality of a model's answers.""",
+)
+calibrate.command(
     "kvsim.cli.calibrate_fidelity:run_fidelity",
     name="fidelity",
     help="""Execute simulated steps on this GPU and compare with a profile.

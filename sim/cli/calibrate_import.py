@@ -25,6 +25,8 @@ class ImportOptions:
     """KV cache dtype, of aiconfigurator: auto (the model's) or fp8."""
     weight_dtype: str | None = None
     """Weight dtype, of aiconfigurator: bf16 or fp8; the model's unless given."""
+    allreduce: Path | None = None
+    """Folder of aiconfigurator tables that lend their all-reduces to llmservingsim or vidur, which have none."""
     seed: int = 0
     """Seed that draws the points kept from the fit."""
 
@@ -58,6 +60,7 @@ def import_profile(
         gpu=options.gpu,
         backend=options.backend,
         kv_cache_dtype=options.kv_cache_dtype,
+        allreduce=options.allreduce,
         seed=options.seed,
     )
     build_profile(shape, found, options.tensor_parallel_size).save(output)

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from cyclopts import Parameter
+
+from kvsim.cli.calibrate_options import (
+    RunOptions,
+    about_run,
+    backend_name,
+    check_options,
+    model_to_time,
+    trace_of,
+)
 
 if TYPE_CHECKING:
     from kvsim.calibration.bench import TorchBench
@@ -17,39 +26,22 @@ if TYPE_CHECKING:
     from kvsim.calibration.partial_file import PartialFile
     from kvsim.calibration.session import Outcome, Session
     from kvsim.model import Model
+    from kvsim.traces.trace import Trace
 
 CPU_LONGEST_NS = 5e6
 """Time spent on a point on the CPU, where nothing is measured that counts."""
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """What is timed, on what, and for how long."""
-
-    tensor_parallel_size: Annotated[int, Parameter(name=["--tensor-parallel-size", "--tp"])] = 1
-    """GPUs that share a layer; one GPU's part of it is timed."""
-    dtype: str | None = None
-    """Dtype of weights and activations: bf16, fp16 or fp32; the model's unless given."""
-    kv_cache_dtype: str = "auto"
-    """KV cache dtype: auto (the same), bf16, fp16, fp8 or int8."""
-    block_size: int = 16
-    """Tokens a page, of all points but those that compare page sizes."""
-    backend: str = "auto"
-    """Attention kernel: auto, triton, sdpa, sdpa-cudnn, sdpa-flash, flashinfer, flex or reference."""
-    device: str = "auto"
-    """auto, cuda, cuda:N or cpu."""
-    budget: float = 300.0
-    """Seconds; points that do not fit are left out, the least needed first, and named."""
-    seed: int = 0
-    """Seed of lengths, data and order."""
-    smoke: Annotated[bool, Parameter(negative=())] = False
-    """Time a tiny grid, to try the machinery out."""
-    resume: Annotated[bool, Parameter(negative=())] = False
-    """Go on from what an interrupted calibration has left beside the profile."""
-
-
+NO_SENSORS = "clocks could not be read: what was timed at a slow one cannot be told (nvidia-ml-py reads them)"
 DEFAULT = RunOptions()
+
+
+class Setting(NamedTuple):
+    """What was timed, on what, and of whose lengths."""
+
+    device: dict[str, object]
+    ceilings: dict[str, object]
+    trace: Trace | None
+    wall: float
+    """Seconds that it took."""
 
 
 def run_calibration(
@@ -66,46 +58,52 @@ def run_calibration(
     from kvsim.calibration.measured_device import NoDeviceError, pick_device
     from kvsim.calibration.numeric_check import BackendRefusedError
 
-    _check(options, output)
-    shape = _model(model, options)
+    check_options(options, output)
+    shape, trace = model_to_time(model, options), trace_of(options)
     try:
         device = pick_device(options.device)
-        _calibrate(shape, device, output, options)
+        _calibrate(shape, device, output, options, trace)
     except NoDeviceError as error:
         _end(str(error), 3)
     except BackendRefusedError as error:
         _end(" ".join(str(error).split()), 4)
 
 
-def _calibrate(model: Model, device: Device, output: Path, options: RunOptions) -> None:
-    from kvsim.calibration.measured_device import device_record, known_peak, measure_ceilings
+def _calibrate(model: Model, device: Device, output: Path, options: RunOptions, trace: Trace | None) -> None:
+    from kvsim.calibration.measured_device import device_record, known_peak, measure_ceilings, one_thread
     from kvsim.calibration.partial_file import PartialFile
+    from kvsim.calibration.readings import sensors_of
     from kvsim.calibration.session import Session
     from kvsim.calibration.timer import LEAST_REPEATS, CpuTimer, CudaTimer
     from kvsim.cli.calibrate_progress import shown_progress
 
     start = time.monotonic()
     is_cuda = device.type == "cuda"
-    bench, grid = _bench(model, device, options, smoke=options.smoke or not is_cuda)
-    partial = PartialFile(output)
-    partial.start(_about(model, options, device_record(device)), options.resume)
-    timer = CudaTimer(device) if is_cuda else CpuTimer(longest_ns=CPU_LONGEST_NS)
-    ceilings = measure_ceilings(device, timer, model.dtype, options.smoke or not is_cuda)
-    with shown_progress() as report:
+    bench, grid = _bench(model, device, options, options.smoke or not is_cuda, trace)
+    sensors = sensors_of(device)
+    timer = CudaTimer(device, sensors.read) if is_cuda else CpuTimer(longest_ns=CPU_LONGEST_NS)
+    with one_thread(device), shown_progress() as report:
+        found = device_record(device) | sensors.facts
+        partial = PartialFile(output)
+        partial.start(about_run(model, options, found, trace), options.resume)
+        ceilings = measure_ceilings(device, timer, model.dtype, options.smoke or not is_cuda)
         session = Session(
             bench=bench, timer=timer, grid=grid, partial=partial, seed=options.seed, report=report,
             budget=options.budget - (time.monotonic() - start), peak=known_peak(device, ceilings),
             repeats=LEAST_REPEATS if is_cuda else 3,
         )  # fmt: skip
         outcome = _interruptible(session)
-    for note, count in bench.notes.items():
-        outcome = replace(outcome, warnings=(*outcome.warnings, f"{note} ({count} times)"))
-    record = {"device": device_record(device), "ceilings": ceilings, "wall": time.monotonic() - start}
-    _write(model, output, options, outcome, record, partial)
+    notes = [f"{note} ({count} times)" for note, count in bench.notes.items()]
+    if is_cuda:
+        found["sensors"] = sensors.name
+        notes += [] if sensors.name else [NO_SENSORS]
+    outcome = replace(outcome, warnings=(*outcome.warnings, *notes))
+    setting = Setting(found, ceilings, trace, time.monotonic() - start)
+    _write(model, output, options, outcome, setting, partial)
 
 
 def _bench(
-    model: Model, device: Device, options: RunOptions, smoke: bool
+    model: Model, device: Device, options: RunOptions, smoke: bool, trace: Trace | None
 ) -> tuple[TorchBench, list[Planned]]:
     from kvsim.calibration.bench import TorchBench, extent_of
     from kvsim.calibration.grid import make_grid
@@ -117,10 +115,10 @@ def _bench(
         block_size=options.block_size, smoke=smoke, free_bytes=free_bytes(device),
     )  # fmt: skip
     bench = TorchBench(
-        model, device=device, extent=extent, backend=_backend(options.backend, device), seed=options.seed,
+        model, device=device, extent=extent, backend=backend_name(options.backend, device), seed=options.seed,
         tensor_parallel_size=options.tensor_parallel_size, l2_bytes=l2_bytes(device),
     )  # fmt: skip
-    return bench, make_grid(extent, options.seed)
+    return bench, make_grid(extent, options.seed, trace)
 
 
 def _interruptible(session: Session) -> Outcome:
@@ -133,12 +131,7 @@ def _interruptible(session: Session) -> Outcome:
 
 
 def _write(
-    model: Model,
-    output: Path,
-    options: RunOptions,
-    outcome: Outcome,
-    record: dict[str, object],
-    partial: PartialFile,
+    model: Model, output: Path, options: RunOptions, outcome: Outcome, setting: Setting, partial: PartialFile
 ) -> None:
     """Fit and save; without a kernel that every step needs, keep the points and say how to go on."""
     from kvsim import __version__
@@ -147,19 +140,17 @@ def _write(
     from kvsim.calibration.profile import Profile
     from kvsim.errors import InputError
 
-    device = record["device"]
-    is_representative = isinstance(device, dict) and device["type"] == "cuda" and not options.smoke
-    note = () if is_representative else (f"not representative: a tiny grid{_where(device)}",)
+    is_cpu = setting.device["type"] == "cpu"
+    where = " on one thread of the CPU" if is_cpu else ""
+    note = (f"not representative: a tiny grid{where}",) if is_cpu or options.smoke else ()
     warnings = (*outcome.warnings, *note)
     tool = {"version": __version__, "grid": GRID, "seed": options.seed, "budget": options.budget}
     try:
         profile = Profile.build(
             model, outcome.points, tensor_parallel_size=options.tensor_parallel_size, seed=options.seed,
-            draws=1,
-            representative=is_representative, device=device, software=software_record(),
-            ceilings=record["ceilings"], sentinels=outcome.sentinels, warnings=warnings,
-            tool={**tool, "argv": sys.argv[1:], "wall_s": round(float(str(record["wall"])), 1)},
-            source={"origin": "measured by `kvsim calibrate run` on the user's own device"},
+            draws=1, representative=not note, device=setting.device, software=software_record(),
+            ceilings=setting.ceilings, sentinels=outcome.sentinels, warnings=warnings,
+            tool={**tool, "argv": sys.argv[1:], "wall_s": round(setting.wall, 1)}, source=_source(setting.trace),
         )  # fmt: skip
     except InputError as error:
         raise InputError(
@@ -167,67 +158,20 @@ def _write(
         ) from error
     profile.save(output)
     partial.delete()
-    _say(output, outcome, warnings, float(str(record["wall"])))
-
-
-def _say(output: Path, outcome: Outcome, warnings: tuple[str, ...], wall: float) -> None:
     for warning in warnings:
         print(f"kvsim: {warning}", file=sys.stderr)
-    print(f"{output}: {len(outcome.points)} points in {wall:.0f} s", file=sys.stderr)
+    print(f"{output}: {len(outcome.points)} points in {setting.wall:.0f} s", file=sys.stderr)
 
 
-def _where(device: object) -> str:
-    return " on the CPU" if isinstance(device, dict) and device["type"] == "cpu" else ""
-
-
-def _model(name: str, options: RunOptions) -> Model:
-    """Return the model in the dtype that is timed; quantised weights are not."""
-    from kvsim.calibration.case import DTYPES
-    from kvsim.errors import InputError
-    from kvsim.zoo import find_model
-
-    if options.dtype is not None and options.dtype not in DTYPES:
-        raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {options.dtype!r}")
-    found = find_model(name, options.dtype)
-    if found.weight_dtype not in DTYPES:
-        raise InputError(
-            f"weights of {found.name} are {found.weight_dtype}, whose products are not timed; --dtype may be one of "
-            f"{', '.join(DTYPES)}"
-        )
-    return replace(found, dtype=options.dtype or found.dtype)
-
-
-def _check(options: RunOptions, output: Path) -> None:
-    from kvsim.errors import InputError
-
-    if not 0 < options.budget < 1e6:
-        raise InputError(f"budget must be seconds above 0, got {options.budget:g}")
-    if options.seed < 0:
-        raise InputError(f"seed must be ≥ 0, got {options.seed}")
-    if options.block_size not in (1, 2, 4, 8, 16, 32, 64, 128, 256):
-        raise InputError(f"block size must be a power of two from 1 to 256, got {options.block_size}")
-    if not output.absolute().parent.is_dir():
-        raise InputError(f"output {str(output)!r}: there is no such folder")
-
-
-def _about(model: Model, options: RunOptions, device: dict[str, object]) -> dict[str, object]:
-    """Return what must agree for a calibration to go on."""
-    from kvsim.calibration.grid import GRID
-
-    wanted = ("tensor_parallel_size", "kv_cache_dtype", "block_size", "backend", "seed", "smoke")
-    shape = [model.layers, model.hidden, model.heads, model.kv_heads, model.head_dim, model.ffn, model.vocab]
-    about: dict[str, object] = {"grid": GRID, "model": model.name, "shape": shape, "dtype": model.dtype}
-    about |= {name: getattr(options, name) for name in wanted}
-    return about | {"device": device["name"]}
-
-
-def _backend(name: str, device: Device) -> str:
-    """Return the backend's full name: `sdpa` is the one of torch's that is fastest on the device."""
-    if name != "sdpa":
-        return name
-    from kvsim.calibration.measured_device import is_hopper
-
-    return "sdpa-cudnn" if is_hopper(device) else "sdpa-flash"
+def _source(trace: Trace | None) -> dict[str, object]:
+    """Say who measured, and whose lengths the drawn batches have."""
+    source: dict[str, object] = {"origin": "measured by `kvsim calibrate run` on the user's own device"}
+    if trace is None:
+        return source | {"lengths": "drawn; of no trace"}
+    digest = trace.sha256()
+    words = f"of requests of {trace.name} ({len(trace):,} requests, sha256 {digest[:8]})"
+    named = {"name": trace.name, "requests": len(trace), "sha256": digest}
+    return source | {"lengths": words, "trace": named}
 
 
 def _end(message: str, code: int) -> None:

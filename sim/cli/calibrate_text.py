@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from kvsim.calibration.errors import Error
     from kvsim.calibration.profile import Profile
 
+UNSHARED = (
+    "shared pages: not timed; decodes that share a prefix are priced as if each read its own (no L2 discount)"
+)
+
 
 def profile_text(profile: Profile) -> str:
     """Return a profile's origin, a line a kernel, and the errors of whole steps."""
@@ -58,6 +62,8 @@ def verdict_text(verdict: Verdict) -> str:
         f"  {name:<12}  {_error(error)}  of {error.points:,} held-out points"
         for name, error in verdict.steps.items()
     ]
+    if not profile.representative:
+        lines.append("  not representative: no GPU was measured, so errors are not held against the gates")
     lines += [f"  measured: {line}" for line in _reach(profile)]
     lines += [f"  warning: {warning}" for warning in profile.warnings]
     lines += [f"  failure: {failure}" for failure in verdict.failures]
@@ -88,12 +94,18 @@ def verdict_record(verdict: Verdict) -> dict[str, object]:
 
 def _origin(profile: Profile) -> list[str]:
     lines = [] if profile.representative else ["not representative: no GPU was measured"]
-    told = [name for name in ("statement", "origin", "licence", "timing", "date") if profile.source.get(name)]
+    told = [
+        name
+        for name in ("statement", "origin", "licence", "timing", "lengths", "date")
+        if profile.source.get(name)
+    ]
     lines += [f"{name}: {profile.source[name]}" for name in told]
     for section in ("device", "software", "ceilings", "host"):
         words = [f"{name} {value}" for name, value in getattr(profile, section).items()]
         if words:
             lines.append(f"{section}: {', '.join(words)}")
+    if not any(kind.layout == "shared" for kind in profile.fits.attention):
+        lines.append(UNSHARED)
     return lines + [f"warning: {warning}" for warning in profile.warnings]
 
 
