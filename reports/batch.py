@@ -50,8 +50,33 @@ def plot_batch_size(
     return axes
 
 
-def _mean(part: DataFrame) -> float:
-    """Return ∫ running dt / ∫ dt."""
+def plot_waiting(frame: DataFrame, ax: Axes | None = None, *, caption: str = "") -> Axes:
+    """Draw waiting requests over simulated time, a step line a policy, the longest mean queue first.
+
+    `frame` is a timeline: `start_s`, `end_s` and `waiting` (mean over the segment), several runs told apart
+    by a `policy` column.
+    """
+    require(frame, ["start_s", "end_s", "waiting"], "waiting queue")
+    with styled():
+        axes = axes_or_new(ax)
+        parts = sorted(runs(frame), key=lambda run: -_mean(run[1], "waiting"))
+        looks = policy_looks(name for name, _ in runs(frame))
+        seconds, unit = time_unit(float(frame["end_s"].max()))
+        for name, part in parts:
+            edges, means = stretches(part, ["waiting"])
+            steps = np.repeat(means[:, 0], 2)
+            axes.plot(edges / seconds, steps, color=looks[name].colour, ls=looks[name].dash, label=name)
+        axes.set(xlabel=f"Simulated time ({unit})", ylabel="Waiting requests")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        if len(parts) > 1:
+            legend_over(axes)
+        add_caption(axes, caption)
+    return axes
+
+
+def _mean(part: DataFrame, column: str = "running") -> float:
+    """Return ∫ column dt / ∫ dt."""
     length = (part["end_s"] - part["start_s"]).to_numpy(dtype=float)
     total = float(length.sum())
-    return float(part["running"].to_numpy(dtype=float) @ length) / total if total else 0.0
+    return float(part[column].to_numpy(dtype=float) @ length) / total if total else 0.0

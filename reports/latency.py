@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
 from kvsim.errors import InputError
@@ -60,6 +60,30 @@ def plot_latency_cdf(
     return axes
 
 
+def plot_itl_cdf(frame: DataFrame, ax: Axes | None = None, *, caption: str = "") -> Axes:
+    """Draw the share of gaps between two tokens of a request at most x long, a line a policy.
+
+    `frame` is the itl frame: `itl_ms`, and `share` of the gaps that are at most that long; several runs told
+    apart by a `policy` column. The legend lists the shortest median first.
+    """
+    require(frame, ["itl_ms", "share"], "ITL CDF")
+    with styled():
+        axes = axes_or_new(ax)
+        parts = {name: part.sort_values("share") for name, part in runs(frame)}
+        looks = policy_looks(parts)
+        for name in sorted(parts, key=lambda name: _itl_median(parts[name])):
+            values = np.repeat(parts[name]["itl_ms"].to_numpy(dtype=float), 2)
+            share = np.concatenate([[0.0], np.repeat(parts[name]["share"].to_numpy(dtype=float), 2)[:-1]])
+            axes.plot(values, 100 * share, color=looks[name].colour, ls=looks[name].dash, label=name)
+        _scale(axes, frame["itl_ms"].to_numpy(dtype=float))
+        axes.set(xlabel="Inter-token latency (ms)", ylabel="Gaps between tokens (%)", ylim=(0, 101))
+        axes.set_yticks([0, 25, 50, 75, 90, 100])
+        if len(parts) > 1:
+            legend_over(axes)
+        add_caption(axes, caption)
+    return axes
+
+
 def run_label(name: str, part: DataFrame) -> str:
     """Name a run for the legend, with what it completed where some are missing."""
     completed = int((part["status"] == "completed").sum())
@@ -74,6 +98,11 @@ def _completed(part: DataFrame, metric: str) -> NDArray[np.float64]:
 
 def _median(values: NDArray[np.float64]) -> float:
     return float(values[len(values) // 2]) if len(values) else float("inf")
+
+
+def _itl_median(part: DataFrame) -> float:
+    """Return the first gap at which half of all are reached."""
+    return float(part["itl_ms"].to_numpy(dtype=float)[np.searchsorted(part["share"], 0.5)])
 
 
 def _curve(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -98,6 +127,7 @@ def _scale(axes: Axes, values: NDArray[np.float64]) -> None:
     low, high = np.quantile(values, [0.005, 0.995])
     if values.min() > 0 and high > _LOG_FROM * low:
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     else:
         axes.set_xlim(left=0)

@@ -20,13 +20,19 @@ from kvsim.reports.frames import (
     stretches,
     time_unit,
 )
-from kvsim.reports.style import MEMORY_FILLS, add_caption, axes_or_new, ink_on, styled
+from kvsim.reports.style import MEMORY_FILLS, add_caption, axes_or_new, figure_of, ink_on, styled
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 _LABEL_FROM = 4.5
 """Narrowest segment that carries its value, in % of the pool."""
+
+_INK = "#333333"
+"""Of text on paper, and on what is as pale as paper."""
+
+_WIDE = 6.0
+"""Inches of a figure on which the legend's six entries fit in a row."""
 
 _ABOVE_LEGEND = 24.0
 """Padding that lifts a title over the legend, in points."""
@@ -50,11 +56,11 @@ def plot_memory_split(frame: DataFrame, ax: Axes | None = None, *, caption: str 
             percent = 100.0 * shares[category].to_numpy(dtype=float)
             fill = MEMORY_FILLS[category]
             bars = axes.barh(rows, percent, 0.66, left, color=fill.colour, hatch=fill.hatch, label=category)
-            _finish_bars(axes, bars, fill.colour)
+            _finish_bars(axes, bars, fill.colour, _INK if category == "free" else ink_on(fill.colour))
             left += percent
         for row, held in zip(rows, frame[list(WASTE)].sum(axis=1, skipna=False), strict=True):
             end = "never ran" if np.isnan(held) else f"waste {100.0 * held:.1f} %"
-            axes.text(101.5, row, end, va="center", fontsize=8.5, color="#222222")
+            axes.text(101.5, row, end, va="center", fontsize=8.5, color=_INK)
         axes.set_yticks(rows, [fold_name(name, 22) for name in frame["policy"].astype(str)])
         axes.set(
             xlim=(0, 100), ylim=(len(frame) - 0.5, -0.5), xlabel="Share of the KV pool, time-weighted (%)"
@@ -125,7 +131,7 @@ def _stack(axes: Axes, frame: DataFrame, seconds: float, most: int) -> None:
         layer.set(facecolor=fill.colour, hatch=fill.hatch, edgecolor="#FFFFFF", linewidth=0)
 
 
-def _finish_bars(axes: Axes, bars: BarContainer, colour: str) -> None:
+def _finish_bars(axes: Axes, bars: BarContainer, colour: str, ink: str) -> None:
     """Outline the bars, tone down their hatch, and write the values that fit."""
     for bar in bars:
         bar.set(edgecolor="#FFFFFF", linewidth=0.8)
@@ -133,16 +139,17 @@ def _finish_bars(axes: Axes, bars: BarContainer, colour: str) -> None:
         if width >= _LABEL_FROM:
             middle = (bar.get_x() + width / 2, bar.get_y() + bar.get_height() / 2)
             text = axes.text(*middle, f"{width:.1f}", ha="center", va="center", fontsize=8)
-            text.set(color=ink_on(colour), bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2})
+            text.set(color=ink, bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2})
 
 
 def _legend_above(axes: Axes) -> None:
+    is_wide = figure_of(axes).get_figwidth() > _WIDE
     axes.legend(
         handles=memory_handles(),
         loc="lower left",
         bbox_to_anchor=(0, 1),
         borderaxespad=0.3,
-        ncols=len(CATEGORIES),
+        ncols=len(CATEGORIES) if is_wide else len(CATEGORIES) // 2,
         handlelength=1.3,
         columnspacing=1.1,
     )

@@ -80,6 +80,19 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("hit rate (% of tokens)", "prefix_cache_hit_rate", _PERCENT, 1),
         Metric("after preemption (%)", "readmission_hit_rate", _PERCENT, optional=True),
     ),
+    "Tiers": (
+        Metric("hits on the GPU (%)", "prefix_cache_hit_rate_gpu", _PERCENT),
+        Metric("hits in CPU memory (%)", "prefix_cache_hit_rate_cpu", _PERCENT),
+        Metric("hits on disk (%)", "prefix_cache_hit_rate_disk", _PERCENT),
+        Metric("TTFT, mean: nothing found", "mean_ttft_ms_nowhere"),
+        Metric("TTFT, mean: on the GPU", "mean_ttft_ms_gpu"),
+        Metric("TTFT, mean: CPU memory", "mean_ttft_ms_cpu"),
+        Metric("TTFT, mean: disk", "mean_ttft_ms_disk"),
+        Metric("from CPU memory (MiB)", "read_bytes_cpu", _MIB),
+        Metric("to CPU memory (MiB)", "written_bytes_cpu", _MIB),
+        Metric("from disk (MiB)", "read_bytes_disk", _MIB),
+        Metric("to disk (MiB)", "written_bytes_disk", _MIB),
+    ),
     "Requests": (
         Metric("completed", "completed", better=1),
         Metric("rejected", "rejected", better=-1, optional=True),
@@ -104,7 +117,7 @@ def comparison_table(frame: DataFrame, *, caption: str = "", width: int = WIDTH)
     the names fold and the numbers do not; `print_comparison` parts a table that is still too wide.
     """
     require(frame, ["policy"], "comparison table")
-    lines = list(_lines(frame))
+    lines = list(table_lines(frame))
     below = Text(fold_caption(caption, width)) if caption else None
     table = Table(
         box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, 1), caption=below, caption_justify="left"
@@ -149,7 +162,7 @@ def comparison_markdown(frame: DataFrame, *, caption: str = "") -> str:
     require(frame, ["policy"], "comparison table")
     names = [_escape(name) for name in frame["policy"].astype(str)]
     rows = [["", *names], ["---", *["---:"] * len(names)]]
-    for line in _lines(frame):
+    for line in table_lines(frame):
         indent = "&nbsp;&nbsp;" if line.label.startswith(" ") else ""
         label = f"{indent}{line.label.strip()}" if line.cells else f"**{line.label}**"
         rows.append([label, *(line.cells or [""] * len(names))])
@@ -189,7 +202,8 @@ def _write(console: Console, frame: DataFrame, caption: str, room: int) -> None:
         console.print(Text(fold_caption(caption, room), style="dim"))
 
 
-def _lines(frame: DataFrame) -> Iterator[Line]:
+def table_lines(frame: DataFrame) -> Iterator[Line]:
+    """Return the rows of a comparison as text, each group after its heading."""
     for heading, metrics in GROUPS.items():
         lines = [_line(frame, metric) for metric in metrics if _is_shown(frame, metric)]
         if lines:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kvsim.job import Job
 from kvsim.placement import Held, Placement, Reader, Stretch
 from kvsim.request import FloatColumn, IntColumn
+from kvsim.window import Chunk
 
 USES = ("live", "shared", "reserved", "internal", "external", "reusable", "free")
 """The ledger's categories, live split by whether one sequence reads it or several."""
@@ -171,8 +172,9 @@ def _unread(reader: Reader, before: IntColumn) -> _Span:
     """Return the first token that is no longer read and the next that is; `before` is the length before a step."""
     if reader.window is None:
         return np.zeros_like(before), np.zeros_like(before)
-    start = np.full_like(before, reader.sinks)
-    return start, np.maximum(start, before - reader.window + 1)
+    start, width = np.full_like(before, reader.sinks), int(reader.window)
+    stop = before // width * width if isinstance(reader.window, Chunk) else before - width + 1
+    return start, np.maximum(start, stop)
 
 
 def _one_reader(address: IntColumn, live: IntColumn) -> tuple[NDArray[np.bool_], IntColumn]:

@@ -16,7 +16,7 @@ class Reader(NamedTuple):
     """Layers whose KV lies in a piece, and how much of it they still read."""
 
     window: int | None
-    """Last tokens they attend to; None for all."""
+    """Last tokens they attend to; None for all; a `kvsim.window.Chunk` for those since a multiple of it."""
     slots: int
     """Slots that one token takes because of them."""
     sinks: int = 0
