@@ -16,9 +16,12 @@ if __name__ != "kvsim":
     raise ImportError(f"this package is kvsim; imported as {__name__!r} it would be a second copy")
 
 if TYPE_CHECKING:
+    from kvsim.band import Band, simulate_band
     from kvsim.comparison import Comparison, compare
     from kvsim.config import RunConfig, read_config
     from kvsim.errors import InputError
+    from kvsim.experiment import Experiment, sweep
+    from kvsim.experiment_file import read_experiment
     from kvsim.policy import Lease, Match, Policy, Pool, Span, Usage
     from kvsim.registry import register
     from kvsim.request import Sequence, Workload
@@ -28,7 +31,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Band",
     "Comparison",
+    "Experiment",
     "InputError",
     "Lease",
     "Match",
@@ -43,15 +48,23 @@ __all__ = [
     "compare",
     "load_result",
     "read_config",
+    "read_experiment",
     "register",
     "simulate",
+    "simulate_band",
+    "sweep",
 ]
 
 _HOME = {
+    "Band": "band",
+    "simulate_band": "band",
     "compare": "comparison",
     "Comparison": "comparison",
     "RunConfig": "config",
     "read_config": "config",
+    "Experiment": "experiment",
+    "sweep": "experiment",
+    "read_experiment": "experiment_file",
     "InputError": "errors",
     "Lease": "policy",
     "Match": "policy",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import importlib
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Generic, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 from kvsim.errors import InputError, nearest
 
@@ -160,5 +162,15 @@ def _cluster(backend: Backend, jobs: int | None, address: str | None) -> Abstrac
         raise InputError(
             f"backend {backend} needs a library that is not installed ({error.name}): pip install 'kvsim[{backend}]'"
         ) from None
-    found: AbstractContextManager[Started] = module.started(jobs, address or os.environ.get(variable))
+    where = address or os.environ.get(variable)
+    if where is not None:
+        _knock(where)
+    found: AbstractContextManager[Started] = module.started(jobs, where)
     return found
+
+
+def _knock(address: str) -> None:
+    """Raise OSError at once where nobody listens; the libraries would go on trying for minutes."""
+    parts = urlsplit(address if "://" in address else f"tcp://{address}")
+    if parts.hostname and parts.port and parts.scheme in ("tcp", "tls", "ray"):
+        socket.create_connection((parts.hostname, parts.port), timeout=10.0).close()

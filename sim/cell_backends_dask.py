@@ -22,6 +22,11 @@ class _Died:
     error: BaseException
 
 
+_cluster: Any = LocalCluster
+_client: Any = Client
+"""distributed types some of its classes; as Any they are the same whether it is installed or not."""
+
+
 class DaskBackend(DaskDistributedBackend):  # type: ignore[misc]  # joblib has no types
     """joblib's backend, which passes on that a task's worker died.
 
@@ -63,7 +68,7 @@ def started(
             # A second try is ours to make, alone, so that one cell cannot take others down with it.
             closing.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0}))
             target = closing.enter_context(
-                LocalCluster(  # type: ignore[no-untyped-call]
+                _cluster(
                     n_workers=jobs or os.cpu_count() or 1,
                     threads_per_worker=1,
                     processes=True,
@@ -72,6 +77,6 @@ def started(
                     silence_logs=logging.CRITICAL,
                 )
             )
-        client = closing.enter_context(Client(target, set_as_default=False))  # type: ignore[no-untyped-call]
+        client = closing.enter_context(_client(target, set_as_default=False))
         count = jobs or max(sum(client.ncores().values()), 1)
         yield count, (KilledWorker,), {"backend": DaskBackend(client=client)}

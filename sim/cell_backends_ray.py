@@ -28,8 +28,8 @@ def started(
         backend = RayBackend()
         # joblib's multiprocessing pool has trouble with generators; Ray's, which takes its place, has none.
         backend.supports_return_generator = True
-        cpus: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        count = jobs or int(cpus.get("CPU", 1))
+        resources: Any = ray.cluster_resources  # Ray types some of its functions
+        count = jobs or int(resources().get("CPU", 1))
         yield count, (RayError,), {"backend": backend}
     finally:
         if not already:

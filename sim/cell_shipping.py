@@ -37,9 +37,12 @@ def received(file: InputFile, content: bytes | None) -> Path | None:
         return target
     if not content:
         return None
-    with tempfile.TemporaryDirectory(dir=_cache()) as working:
+    with tempfile.TemporaryDirectory(dir=_cache()) as temporary:
+        working = Path(temporary) / "kept"
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             archive.extractall(working, filter="data")
+        if content_hash(working / target.relative_to(home)) != file.sha256:
+            return None
         shutil.rmtree(home, ignore_errors=True)
         # Another worker of this machine may have been first.
         with suppress(OSError):

@@ -1,20 +1,29 @@
-"""`kvsim compare`: several policies on the same work, one table, plots."""
+"""`kvsim compare`: several policies on the same work, or the cells of an experiment; one table, plots."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
+from kvsim.cli.experiment import CELLS_ON_THIS_MACHINE, CellOptions, Cells, refuse, run_file
 from kvsim.cli.flags import NO_FLAGS, OUTPUT, POLICY, TRACE, ConfigFile, Flags, Json, fill_from_file, settings
+from kvsim.cli.origin import remember
 from kvsim.cli.run import AS_THE_FILE_SAYS, Reading, caption, say_rejected
 
 if TYPE_CHECKING:
+    from kvsim.cli.trace_options import TraceOptions
     from kvsim.comparison import Comparison
+    from kvsim.config import RunConfig
     from kvsim.result import Result
     from kvsim.traces.trace import Trace
+
+LARGE_FILE = 300_000
+"""Bytes from which a trace file is likely to be worth several processes."""
+POLICIES = "contiguous,paged,prefix,sliding-window"
 
 compare = App(name="compare", config=fill_from_file)
 
@@ -24,12 +33,14 @@ def compare_policies(
     trace: Annotated[Path, Parameter(group=TRACE)],
     /,
     *,
-    policies: Annotated[str, Parameter(group=POLICY)] = "contiguous,paged,prefix,sliding-window",
+    policies: Annotated[str, Parameter(group=POLICY)] = POLICIES,
     reading: Reading = AS_THE_FILE_SAYS,
     flags: Flags = NO_FLAGS,
     config: ConfigFile = None,
     output: Annotated[Path | None, Parameter(name=("--output", "-o"), group=OUTPUT)] = None,
+    memory_map: Annotated[bool | None, Parameter(group=OUTPUT)] = None,
     jobs: Annotated[int | None, Parameter(name=("--jobs", "-j"), group=OUTPUT)] = None,
+    cells: Cells = CELLS_ON_THIS_MACHINE,
     json: Json = False,
     markdown: Annotated[bool, Parameter(negative=(), group=OUTPUT)] = False,
 ) -> None:
@@ -38,30 +49,88 @@ def compare_policies(
     Parameters
     ----------
     trace
-        Trace file, or folder of session files.
+        Trace file, or folder of session files; or an experiment.toml that says what to vary (reports/experiments.md).
     policies
         Policies with commas, each with parameters if need be: contiguous:reservation=pow2,paged:block_size=32.
     output
-        New folder for compare.csv, the plots, and a run folder a policy.
+        New folder for compare.csv, the plots, and a run folder a policy. Of an experiment: its cells, which the
+        same command goes on from, cells.csv and cells.parquet; named as the experiment unless given.
+    memory_map
+        Record what lies where in the pool over time, into the run folders; for traces of up to 2,000 requests
+        unless given.
     jobs
-        Policies run at once; all CPUs unless given, one for small traces.
+        Policies or cells run at once; all CPUs unless given, one for small traces.
     markdown
         Print the table as Markdown.
     """
-    del config
+    _check_output(jobs, json, markdown)
+    if trace.suffix == ".toml":
+        given = {"policies": policies, "memory_map": memory_map, "config": config}
+        _refuse_trace_flags(trace, given, reading, flags)
+        run_file(trace, cells, output, jobs, as_json=json, as_markdown=markdown)
+        return
+    _refuse_rest(cells, output, memory_map)
+    draw = memory_map if output is not None else False
+    comparison, loaded = _run(trace, policies, reading, settings(flags), jobs, draw)
+    report(comparison, loaded, output, as_json=json, as_markdown=markdown)
+
+
+def _refuse_trace_flags(
+    experiment: Path, given: Mapping[str, object], reading: TraceOptions, flags: RunConfig
+) -> None:
+    """Refuse what an experiment's file says itself."""
+    defaults: dict[str, object] = {"policies": POLICIES}
+    values = {name: (value, defaults.get(name)) for name, value in given.items()}
+    values |= {name: (getattr(reading, name), getattr(AS_THE_FILE_SAYS, name)) for name in reading.__slots__}
+    values |= {name: (value, getattr(NO_FLAGS, name)) for name, value in vars(flags).items()}
+    refuse(values, f"goes with a trace; {experiment} says it in [base] or [sweep]")
+
+
+def _refuse_rest(cells: CellOptions, output: Path | None, memory_map: bool | None) -> None:
+    """Refuse flags that go with an experiment, and an output folder that is not new."""
+    from kvsim.errors import InputError
+    from kvsim.result import new_folder
+
+    defaults = CELLS_ON_THIS_MACHINE
+    values = {name: (getattr(cells, name), getattr(defaults, name)) for name in cells.__slots__}
+    refuse(values, "goes with an experiment's .toml file")
+    if output is not None:
+        new_folder(output)
+    elif memory_map:
+        raise InputError("--memory-map needs --output, a new folder to write it to")
+
+
+def _run(
+    trace: Path, policies: str, reading: TraceOptions, chosen: RunConfig, jobs: int | None, draw: bool | None
+) -> tuple[Comparison, Trace]:
     from kvsim.comparison import check_comparison
     from kvsim.comparison import compare as run_all
     from kvsim.registry import split_policies
 
-    names, chosen = split_policies(policies), settings(flags)
+    names = split_policies(policies)
     check_comparison(names, chosen)
-    _check_output(output, jobs, json, markdown)
-    loaded = reading.load(trace)
+    wait = _start_workers(trace, names, jobs)
+    try:
+        loaded = reading.load(trace)
+    finally:
+        wait()
     with Progress(len(names)) as progress:
-        comparison = run_all(loaded, names, chosen, jobs=jobs, progress=progress.done)
-    for result in comparison.results.values():
-        result.config["seed"] = reading.seed
-    report(comparison, loaded, output, as_json=json, as_markdown=markdown)
+        comparison = run_all(loaded, names, chosen, jobs=jobs, progress=progress.done, memory_map=draw)
+    for name, result in comparison.results.items():
+        remember(result, name, trace, reading)
+    return comparison, loaded
+
+
+def _start_workers(trace: Path, policies: list[str], jobs: int | None) -> Callable[[], None]:
+    """Let worker processes start while the trace is read, if it looks as if they will be wanted."""
+    from kvsim.cell_backends import start_early
+    from kvsim.comparison import starts_workers_anew, worker_count
+
+    count = worker_count(policies, jobs)
+    is_large = trace.is_file() and trace.stat().st_size >= LARGE_FILE
+    if count == 1 or not is_large or starts_workers_anew(policies):
+        return lambda: None
+    return start_early(count)
 
 
 def report(
@@ -92,16 +161,13 @@ def report(
         print(f"Written to {output}: compare.csv, {plots}a run folder a policy", file=sys.stderr)
 
 
-def _check_output(output: Path | None, jobs: int | None, json: bool, markdown: bool) -> None:
+def _check_output(jobs: int | None, json: bool, markdown: bool) -> None:
     from kvsim.errors import InputError
-    from kvsim.result import new_folder
 
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs must be at least 1, got {jobs}")
     if json and markdown:
         raise InputError("--json and --markdown are two ways to print one table; give one of them")
-    if output is not None:
-        new_folder(output)
 
 
 def say_assumed_window(comparison: Comparison) -> None:
