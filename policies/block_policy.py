@@ -12,6 +12,7 @@ from kvsim.policies.contents import Contents
 from kvsim.policies.counted import CountedBlocks
 from kvsim.policies.counted_prefix import CountedPrefix, Paths
 from kvsim.policies.groups import Group, Hit, PrefixIndex, Tables, grain
+from kvsim.policies.overlaps import Overlaps
 from kvsim.policies.placement import block_placement
 from kvsim.policies.sharers import Sharers
 from kvsim.policy import NO_MATCH, Lease, Match, Policy, Pool, Usage, reduced
@@ -40,6 +41,10 @@ class BlockPolicy(Policy):
         """Return vLLM's prefix_cache_retention_interval."""
         return 0
 
+    def caching_pool(self, num_blocks: int) -> CachingPool:
+        """Return an empty pool of so many blocks that stay findable while free."""
+        return CachingPool(num_blocks, len(self._groups))
+
     def reset(self, pool: Pool) -> None:
         """Cut the memory into blocks and start with an empty pool."""
         check_blocks(self.block_size, self.watermark)
@@ -64,7 +69,7 @@ class BlockPolicy(Policy):
         self._blocks: StackPool | CachingPool
         self._index: PrefixIndex | None = None
         if self.caches():
-            self._blocks = CachingPool(num_blocks, len(self._groups))
+            self._blocks = self.caching_pool(num_blocks)
             self._index = PrefixIndex(self._groups, self._blocks, self._contents, self.retention())
         else:
             self._blocks = StackPool(num_blocks)
@@ -76,7 +81,9 @@ class BlockPolicy(Policy):
             and (self._index is None or self.scheduler_reserve_full_isl)
             and all(group.window is None for group in self._groups)
         )
-        self._sharers = Sharers(self._groups)
+        one_table = self._groups == (Group(None, self.block_size),)
+        hides = one_table and any(span.window is not None for span in self.spans)
+        self._sharers = Overlaps(self.spans, self.block_size) if hides else Sharers(self._groups)
 
     def refuses(self, tokens: int) -> str | None:
         """Compare what one sequence needs with all usable blocks."""
@@ -146,6 +153,8 @@ class BlockPolicy(Policy):
     def count_blocks(self) -> Policy | None:
         """Return a policy that counts blocks, where their numbers and contents make no difference."""
         if self._fills_show or self._groups != (Group(None, self.block_size),):
+            return None
+        if any(self._sharers.follows) and self._index is not None and not self._contents.shares_nothing:
             return None
         sizes = self._blocks.usable, self._reserve, self.scheduler_reserve_full_isl
         if self._index is None:
@@ -236,7 +245,7 @@ class BlockPolicy(Policy):
             table = tables.blocks[number]
             first = len(table)
             table += self._blocks.take(max(0, -(-tokens // group.block_size) - first))
-            if self._index is not None and group.window is not None:
+            if self._index is not None and self._sharers.follows[number]:
                 new = first if held is None else 0
                 self._sharers.add(sequence, number, table[new:], new)
                 self.reads_lengths = self._sharers.are_there
@@ -261,15 +270,14 @@ class BlockPolicy(Policy):
         for number, group in enumerate(self._groups):
             until = min(until, len(tables.blocks[number]) * group.block_size)
             if group.window is not None:
-                edge = (max(tables.outside[number], group.kept) + 1) * group.block_size
-                until = min(until, group.window - 1 + edge + self._lag)
+                until = min(until, group.moves_on(max(tables.outside[number], group.kept)) + self._lag)
         if self._fills_show:
             size = self._contents.grain
             until = min(until, ((tokens - self._lag) // size + 1) * size - 1 + self._lag)
         return max(until, tokens)
 
     def _give_back(self, sequence: Sequence, number: int, blocks: list[int]) -> None:
-        if self._index is not None and self._groups[number].window is not None:
+        if self._index is not None and self._sharers.follows[number]:
             self._sharers.remove(sequence, blocks)
             self.reads_lengths = self._sharers.are_there
         self._blocks.give_back(blocks)

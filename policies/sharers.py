@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kvsim.policies.groups import Group
 from kvsim.request import Sequence
+from kvsim.window import first_seen
 
 
 class Sharers:
@@ -16,6 +17,8 @@ class Sharers:
     def __init__(self, groups: tuple[Group, ...]) -> None:
         """Start with nobody holding anything."""
         self._groups = groups
+        self.follows = tuple(group.window is not None for group in groups)
+        """Per group, whether its blocks are followed here."""
         self._holders: dict[int, list[Sequence]] = {}
         self._place: dict[int, tuple[int, int]] = {}
         """Group and first token of a block, the same for all its holders."""
@@ -65,7 +68,7 @@ class Sharers:
 
 def _live(holder: Sequence, group: Group, start: int) -> int:
     """Count the tokens of a block that the holder's step reads."""
-    seen_from = holder.computed - holder.chunk - (group.window or 0) + 1
+    seen_from = first_seen(holder.computed - holder.chunk, group.window)
     end = min(start + group.block_size, holder.computed)
     sinks = max(0, min(end, group.sinks) - start)
     return sinks + max(0, end - max(start, seen_from, group.sinks))

@@ -43,6 +43,8 @@ class Line(NamedTuple):
     rate: float
     until: int
     """Σ context, in tokens, up to which that holds."""
+    since: int = 0
+    """Σ context from which on it holds."""
     is_measured: bool = True
     """Whether such steps lie within what was measured; True where nothing was."""
 
@@ -52,8 +54,8 @@ class CostModel(Protocol):
 
     A model may also have `decode_line(decodes, context) -> Line | None`: the line that prices steps without
     prefills, of so many decodes that attend to everything, from this Σ context on, equal to `seconds` to the last
-    bit. Runs are then a good deal faster. One that counts what it prices has `count_steps(steps, is_measured)` for
-    steps priced by a line; one that takes something off for shared reads has `discounts_sharing`, and is then asked
+    bit. Runs are then a good deal faster. One that counts what it prices has `count_steps(steps, is_measured, shares)`
+    for steps priced by a line; one that takes something off for shared reads has `discounts_sharing`, and is then asked
     for `seconds` where sequences share.
     """
 

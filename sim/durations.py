@@ -19,7 +19,7 @@ class Durations:
     def add(self, counts: IntColumn, seconds: FloatColumn) -> None:
         """Add rows in which the count was so much for so many seconds."""
         size = max(len(self._seconds), int(counts.max()) + 1)
-        self._seconds = np.bincount(counts, weights=seconds, minlength=size) + np.pad(
+        self._seconds = np.asarray(np.bincount(counts, weights=seconds, minlength=size), np.float64) + np.pad(
             self._seconds, (0, size - len(self._seconds))
         )
         seen = np.pad(self._seen, (0, size - len(self._seen)))

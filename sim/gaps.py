@@ -19,6 +19,7 @@ class Gaps:
         self._seconds = array("d")
         self._counts = array("i")
         self._sorted: tuple[FloatColumn, NDArray[np.int32]] = (np.zeros(0), np.zeros(0, np.int32))
+        self._entries = 0
         self.noted = 0
         """Grows whenever somebody got a token, even where the gap itself is handed over later."""
 
@@ -35,10 +36,14 @@ class Gaps:
 
     def distribution(self) -> tuple[FloatColumn, NDArray[np.int32]]:
         """Return every gap noted, ascending, in seconds (float64), and how often each occurred (int32)."""
-        if len(self._sorted[0]) != len(self._seconds):
+        if self._entries != len(self._seconds):
             seconds = np.frombuffer(self._seconds)
             order = np.argsort(seconds)
-            self._sorted = seconds[order], np.frombuffer(self._counts, dtype=np.int32)[order]
+            seconds, counts = seconds[order], np.frombuffer(self._counts, dtype=np.int32)[order]
+            # Equal gaps as one: sums must not depend on which of them were noted together.
+            firsts = np.flatnonzero(np.diff(seconds, prepend=-1.0))
+            self._sorted = seconds[firsts], np.add.reduceat(counts, firsts, dtype=np.int32)
+            self._entries = len(self._seconds)
         return self._sorted
 
     def __iter__(self) -> Iterator[tuple[float, int]]:

@@ -60,6 +60,7 @@ class RooflineCost:
         layers = sum(span.weight for span in spans)
         token_bytes = model.kv_bytes_per_token(kv_cache_dtype, tensor_parallel_size) / model.layers
         scale = model.layers / layers
+        self._sees_all = [span.window for span in spans] == [None]
         self._layers = tuple(span.weight * scale for span in spans)
         self._per_context = tuple(
             count * token_bytes / (e.kv_bandwidth * gpu.bandwidth) for count in self._layers
@@ -78,9 +79,9 @@ class RooflineCost:
         return f"{self._name} (assumed: datasheet rates times typical efficiencies)"
 
     def decode_line(self, decodes: int, context: int) -> Line | None:
-        """Return the line for so many decodes; None where windows make it several."""
+        """Return the line for so many decodes; None where some layer has a window."""
         del context
-        if len(self._per_context) != 1:
+        if not self._sees_all:
             return None
         nothing = Step(decodes, 0, decodes, (0,))
         return Line(self.seconds(nothing), self._per_context[0], 1 << 62)

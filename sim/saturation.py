@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from kvsim.cost import Step
+from math import inf
+
+from kvsim.cost import Line, Step
 from kvsim.job import Job
 from kvsim.policy import Policy, Pool
 from kvsim.replica import Replica
 from kvsim.request import Workload
 from kvsim.scheduler import Limits
+from kvsim.stretch import Stretch
 
 MOST_ROWS = 5000
 """Requests looked at; beyond this many the answer hardly moves and the time does."""
@@ -22,6 +25,11 @@ class _UnitCost:
         """Return 1."""
         del step
         return 1.0
+
+    def decode_line(self, decodes: int, context: int) -> Line:
+        """Return 1, whatever the context."""
+        del decodes, context
+        return Line(1.0, 0.0, 1 << 62)
 
 
 def batch_capacity(workload: Workload, policy: Policy, pool: Pool, limits: Limits) -> int:
@@ -44,12 +52,19 @@ def batch_capacity(workload: Workload, policy: Policy, pool: Pool, limits: Limit
         final = min(prompt + output, limits.max_model_len) - 1
         if prompt < limits.max_model_len and policy.refuses(final) is None:
             jobs.append(Job(row, 0.0, prompt, 0, final))
+    replica.count_blocks()
+    stretch = Stretch(replica, lambda job, now: True)
     replica.offer(jobs, 0.0)
     most, clock = 0, 0.0
     while len(replica.waiting):
-        planned = replica.begin(clock)
-        if planned is None:
+        clock = stretch.run(clock, inf)
+        plan = replica.plan(clock)
+        if plan is None:
             break
         most = max(most, len(replica.batch.running))
-        clock = replica.end().end
+        end = stretch.end(plan, clock)
+        if end is None:
+            replica.commit(plan, clock)
+            end = replica.end().end
+        clock = end
     return most

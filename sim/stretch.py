@@ -56,7 +56,8 @@ class Stretch:
         if planner.dirty or replica.policy.reads_lengths:
             replica.hold(now)
         work = replica.account.step(plan, ledger.shared)
-        end = now + (replica.cost.seconds(work) + (replica.policy.transfers() if plan.admitted else 0.0))
+        seconds = max(replica.cost.seconds(work), replica.policy.transfers_beside())
+        end = now + (seconds + replica.policy.transfers())
         live, placed = replica.account.live({})
         ledger.planned(end, live, placed, work.tokens, work.decodes)
         planner.last_end = end
@@ -86,7 +87,7 @@ class Stretch:
             return False
         if decodes > self._most_decodes or planner.may_admit():
             return False
-        if replica.policy.reads_lengths:
+        if replica.policy.reads_lengths or batch.begins_chunk(batch.step + 1):
             return False
         if batch.block_size:
             return batch.phases[-batch.step % batch.block_size] <= replica.policy.spare_blocks
@@ -101,7 +102,7 @@ class Stretch:
         spare, holding, stops = policy.spare_blocks, ledger.holding, False
         line = self._line(decodes, context + decodes)
         prices = None if line else self._prices()
-        fixed, rate, until, is_measured = line or NO_LINE
+        fixed, rate, until, _, is_measured = line or NO_LINE
         most = min(until - decodes, context + decodes * (ledger.room - 1))
         end_row, hold_row = ledger.ends.append, ledger.held.append
         wanted = phases[-step % size]
@@ -130,7 +131,7 @@ class Stretch:
         if spare != policy.spare_blocks:
             policy.take_blocks(policy.spare_blocks - spare)
         if line and self._count_steps is not None:
-            self._count_steps(step - batch.step, is_measured)
+            self._count_steps(step - batch.step, is_measured, ledger.shared > 0)
         replica.planner.last_end = now
         batch.jump(step - batch.step)
         if stops:
@@ -143,7 +144,7 @@ class Stretch:
         if self._line_of is None or (self._discounts and self._replica.ledger.shared):
             return None
         line = self._lines.get(decodes)
-        if line is None or context > line.until:
+        if line is None or not line.since <= context <= line.until:
             line = self._line_of(decodes, context)
             if line is not None:
                 self._lines[decodes] = line

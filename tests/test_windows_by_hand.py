@@ -9,6 +9,7 @@ from kvsim.policies.block_pool import CachingPool
 from kvsim.policies.contents import Contents
 from kvsim.policies.groups import Group, PrefixIndex
 from kvsim.policies.paged import PagedPolicy
+from kvsim.policies.prefix import PrefixPolicy
 from kvsim.policies.sliding_window import SlidingWindowPolicy
 from kvsim.policy import NO_MATCH, Policy, Pool, Span
 from kvsim.request import Sequence
@@ -166,3 +167,13 @@ def test_window_lets_more_requests_run_at_once() -> None:
 
     assert window.simulation.clock < full.simulation.clock
     assert sum(window.counts("preemptions")) <= sum(full.counts("preemptions"))
+
+
+def test_shared_tokens_that_windows_still_cover_are_live_once_under_one_table_for_all_layers() -> None:
+    # Both rows begin with the same 8 tokens; through a window of 4 a decode of length n sees tokens n − 4 to n − 1.
+    work = trace((0, 9, 3), (0, 9, 3), ids=[[*range(9)], [*range(8), 99]])
+
+    found = run(work, PrefixPolicy(block_size=4), blocks=20, pool={"spans": (Span(4, 1),)})
+
+    # Row 0's prompt of 9 and row 1's own token; then 6 and 7 shared and two more of each; then 7 and three of each.
+    assert [step.slots.live for step in found.steps] == [9 + 1, 2 + 2 * 2, 1 + 2 * 3]
