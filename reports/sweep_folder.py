@@ -67,7 +67,7 @@ def read_sweep(folder: Path) -> Sweep:
         raise InputError(f"{path}: not a table of cells: {error}") from error
     there = _is_there(table)
     parameters = _parameters(table)
-    missing = [*_missing(table, there, parameters, name), *_lagging(folder, int(there.sum()), name)]
+    missing = [*_missing(table, there, parameters, name), *_lagging(folder, table[~there], name)]
     origins = tuple(_origins(folder, table[there]))
     return Sweep(name, table[there].reset_index(drop=True), parameters, tuple(missing), text, origins)
 
@@ -119,11 +119,11 @@ def _one(row: Series, parameters: tuple[str, ...]) -> str:
     return f"{where}: {why[:_LONGEST] if why not in ('', MISSING) else 'not run yet'}"
 
 
-def _lagging(folder: Path, shown: int, name: str) -> list[str]:
-    files = sum(1 for _ in (folder / "cells").glob("*.json"))
-    if files <= shown:
-        return []
-    return [f"{name}: {files:,} cells have a file, {shown:,} are in the table; {_AGAIN}"]
+def _lagging(folder: Path, absent: DataFrame, name: str) -> list[str]:
+    """Say how many cells have finished since the table was written; files of other settings are kept there too."""
+    keys = absent["key"].dropna() if "key" in absent.columns else ()
+    done = sum((folder / "cells" / f"{key}.json").is_file() for key in keys)
+    return [f"{name}: {done:,} cells have finished since the table was written; {_AGAIN}"] if done else []
 
 
 def _origins(folder: Path, cells: DataFrame) -> Iterator[Origin]:
