@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test lint types unit bench clean
+.PHONY: demo test lint types unit bench bench-peers clean
 
 demo: $(VENV)/core.stamp
 	$(BIN)/kvsim demo
@@ -35,6 +35,10 @@ unit: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.bench
+
+# Installs the peers from the package index into an environment of their own.
+bench-peers: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.bench.peers
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
