@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kvsim.request import FloatColumn
+from kvsim.request import FloatColumn, IntColumn
 
 LEVELS: FloatColumn = np.unique(
     np.concatenate([np.linspace(0, 1, 401), np.linspace(0.9, 1, 401), np.linspace(0.99, 1, 201)]).round(6)
@@ -13,7 +12,7 @@ LEVELS: FloatColumn = np.unique(
 """Shares of the gaps at which a quantile is kept."""
 
 
-def itl_columns(seconds: FloatColumn, counts: NDArray[np.int32]) -> dict[str, FloatColumn]:
+def itl_columns(seconds: FloatColumn, counts: IntColumn) -> dict[str, FloatColumn]:
     """Return `share` and `itl_ms`, where that share of all gaps between tokens is at most `itl_ms` long.
 
     `seconds` ascend, `counts` says how often each gap occurred. Gaps so few that every one can be kept are kept.

@@ -138,13 +138,16 @@ def report(
 ) -> None:
     """Print the table and write the folder with its plots."""
     from kvsim.cli.print_json import print_json
-    from kvsim.reports import comparison_markdown, print_comparison, save_comparison
+    from kvsim.reports import comparison_markdown, print_comparison
 
     for name, result in comparison.results.items():
         say_rejected(name, result)
     line = caption(next(iter(comparison.results.values())))
     say_assumed_window(comparison)
     if output is not None:
+        # Only plots need matplotlib, whose import takes a third of a second.
+        from kvsim.reports import save_comparison
+
         frames = comparison.summary, comparison.timeline, comparison.requests
         comparison.save(output, lambda folder: save_comparison(folder, *frames, caption=line))
     if as_json:

@@ -1,70 +1,91 @@
-"""Time the engine on generated work: requests per CPU-second, and microseconds a step.
+"""Time the engine and the command line, and print one table beside the figures they should reach.
 
-Run by `make bench`. Every row is one process' CPU time (`time.process_time`), so other load on the machine moves
-it little; compare rows of one run with each other, not with another day's.
+Run by `make bench`. CPU time is that of one process, so other load moves it less than it moves the clock on the wall;
+it still does. The column `loop ms` is a fixed loop timed beside each row: compare figures of two days or machines
+after multiplying by it. `--only GROUP,…` takes a part of the table.
 """
 
 from __future__ import annotations
 
-import platform
-import subprocess
-import time
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 
-import numpy as np
+from kvsim.errors import nearest
+from tests.bench.commands import compare_rows, startup_rows
+from tests.bench.engine import conversation_rows, lognormal_rows, step_rows
+from tests.bench.million import million_rows
+from tests.bench.rows import Row, table
+from tests.bench.timing import calibration_loop, machine
+from tests.bench.workloads import COST, SLOW_COST
 
-from kvsim.run import simulate
-from kvsim.traces.generate import generate
-from kvsim.traces.trace import Trace
-
-COST = "linear:0.008,1e-5,5e-8"
-
-
-def lognormal(requests: int, rate: float, seed: int = 0) -> Trace:
-    """Draw prompts of mean ≈ 880 and outputs of mean ≈ 250 tokens, log-normal, Poisson arrivals."""
-    rng = np.random.default_rng(seed)
-    prompt = rng.lognormal(np.log(880) - 0.5, 1.0, requests).astype(np.int64).clip(1, 16_000)
-    output = rng.lognormal(np.log(250) - 0.32, 0.8, requests).astype(np.int64).clip(1, 4_000)
-    arrival = np.cumsum(rng.exponential(1 / rate, requests))
-    return Trace(name="log-normal", arrival=arrival, prompt_tokens=prompt, output_tokens=output)
-
-
-CASES = (
-    ("log-normal 6/s", lognormal(10_000, 6.0), "contiguous", 24_576),
-    ("log-normal 6/s", lognormal(10_000, 6.0), "paged", 24_576),
-    ("log-normal 6/s", lognormal(10_000, 6.0), "paged", 2_048),
-    ("log-normal 6/s", lognormal(10_000, 6.0), "prefix", 24_576),
-    ("agent 0.5/s", generate("agent", 2_000, rate=0.5), "prefix", 65_536),
-    ("long documents 1/s", generate("long-documents", 2_000, rate=1.0), "sliding-window", 8_192),
-)
+Group = Callable[[int, int], Iterator[Row]]
+GROUPS: dict[str, tuple[int, int, Group]] = {
+    "lognormal": (10_000, 3, lognormal_rows),
+    "mooncake": (10_000, 3, conversation_rows),
+    "million": (1_000_000, 3, million_rows),
+    "steps": (100_000, 3, step_rows),
+    "compare": (10_000, 3, compare_rows),
+    "startup": (0, 5, lambda _, repeat: startup_rows(repeat)),
+}
+"""Size (requests, or steps), how often, and what to do."""
 
 
-def main() -> None:
-    """Print one row a case."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    python = platform.python_version()
-    print(f"{platform.machine()}, Python {python}, commit {commit.stdout.strip() or 'unknown'}, cost {COST}")
-    print(
-        f"{'workload':20} {'policy':15} {'blocks':>7} {'requests':>9} {'req/CPU-s':>10} {'µs/step':>8} {'running':>8}"
-    )
-    for name, trace, policy, blocks in CASES:
-        began = time.process_time()
-        result = simulate(
-            trace,
-            policy,
-            num_gpu_blocks_override=blocks,
-            cost=COST,
-            max_model_len=32_000,
-            measure_capacity=False,
-        )
-        seconds = time.process_time() - began
-        summary = result.summary
-        each = seconds / max(1, summary["steps"]) * 1e6
-        print(
-            f"{name:20} {policy:15} {blocks:7,} {len(trace):9,} {len(trace) / seconds:10,.0f} "
-            f"{each:8.1f} {summary['running_mean']:8.1f}"
-        )
+def main(words: list[str] | None = None) -> None:
+    """Print a row a figure."""
+    chosen = arguments().parse_args(words)
+    about = machine() | {"loop": f"{min(calibration_loop() for _ in range(5)) * 1e3:.1f} ms"}
+    rows: list[tuple[str, Row]] = []
+    for name in chosen.only:
+        size, repeat, group = GROUPS[name]
+        size = max(1, int(size * chosen.scale))
+        rows += [(name, row) for row in group(size, chosen.repeat or repeat)]
+    if chosen.json:
+        found = [{"group": name, **asdict(row)} for name, row in rows]
+        print(json.dumps({**about, "cost": COST, "slower_cost": SLOW_COST, "rows": found}, indent=2))
+        return
+    print(", ".join(f"{name} {value}" for name, value in about.items()))
+    print(f"step cost {COST}, slower steps {SLOW_COST}; best of {chosen.repeat or '3 to 5'} runs\n")
+    print(table([row for _, row in rows]))
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return what the command takes."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.partition("\n")[0])
+    names = ",".join(GROUPS)
+    parser.add_argument("--only", type=groups, default=list(GROUPS), metavar="GROUP,…", help=f"of {names}")
+    parser.add_argument("--repeat", type=times, help="take the best of so many runs; 3, and 5 for start-up")
+    parser.add_argument("--scale", type=share, default=1.0, help="share of the requests and steps; 1")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def groups(text: str) -> list[str]:
+    """Read the names of groups."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in GROUPS:
+            raise argparse.ArgumentTypeError(f"unknown group {name!r}{nearest(name, GROUPS)}")
+    return names
+
+
+def times(text: str) -> int:
+    """Read how often to run, at least once."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 up, got {text}")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """Read a share of the work, above 0 and at most 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text}")
+    return value
 
 
 if __name__ == "__main__":
