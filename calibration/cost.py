@@ -25,6 +25,7 @@ class _Share(NamedTuple):
     """What a step costs by its tokens, or by its sequences: attention is on top."""
 
     kernels: float
+    """Of tokens, with the gaps between all kernels of the step."""
     host: float
     """Host time; of tokens, what launching all kernels of an uncaptured step takes."""
     is_measured: bool
@@ -35,7 +36,7 @@ class ProfileCost:
 
         seconds = max(kernels, launches) + host, or the largest of the three if scheduling overlaps
         kernels = GEMMs and elementwise kernels at padded tokens + LM head and sampler at sequences
-                  + Σ spans layers · attention
+                  + Σ spans layers · attention + gap · number of kernels
 
     Attention of a step with chunks and decodes is the fused kernel's where the profile has it, at least as long as
     either part alone; else the sum of two calls. Whole prompts are charged by the faster of two kernels where they have
@@ -54,10 +55,11 @@ class ProfileCost:
         kv_dtype: str = "bf16",
         overlaps_host: bool = False,
         pads: bool = True,
+        most_captured: int = CAPTURED[-1],
     ) -> None:
         """`spans` are layers by window, `layout` and `page` how the policy keeps KV.
 
-        `pads` says whether steps run as captured graphs, padded to CAPTURED.
+        `pads` says whether steps of up to `most_captured` tokens run as captured graphs, padded to CAPTURED.
         """
         self.profile = profile
         self.steps = 0
@@ -77,7 +79,8 @@ class ProfileCost:
         self._discounts = [span.discount or 0.0 for span in self._spans]
         self._price = StepPrice(profile.fits, profile.model)
         self._host = (float(str(profile.host.get("step", 0))), float(str(profile.host.get("request", 0))))
-        self._overlaps_host, self._pads = overlaps_host, pads
+        self._overlaps_host = overlaps_host
+        self._captured = tuple(size for size in CAPTURED if pads and size <= most_captured)
         self._most = (self._price.most_tokens(), self._price.most_rows())
         self._lines: dict[int, list[DecodeCurve]] = {}
         self._sees_all = [span.window for span in spans] == [None]
@@ -203,9 +206,11 @@ class ProfileCost:
         return lines
 
     def _price_tokens(self, tokens: int) -> _Share:
-        captured = self._pads and tokens <= CAPTURED[-1]
-        padded = next(size for size in CAPTURED if size >= tokens) if captured else tokens
+        graph = next((size for size in self._captured if size >= tokens), None)
+        captured, padded = graph is not None, graph or tokens
+        gap = self.profile.host.get("captured_gap" if captured else "eager_gap", 0)
         kernels = self._price.by_tokens(padded, "graph" if captured else "eager")
+        kernels += self._price.calls * float(str(gap))
         launch = self.profile.fits.launch.get("kernel")
         launches = 0.0 if captured or launch is None else self._price.kernels * launch.at(1)
         found = self._by_tokens[tokens] = _Share(kernels, launches, padded <= self._most[0])

@@ -14,6 +14,8 @@ from kvsim.errors import InputError, nearest
 from kvsim.model import Model
 from kvsim.policy import Policy
 
+CAPTURED_A_SEQUENCE = 2
+"""vLLM captures graphs of up to min(2 · max_num_seqs, 512, max_num_batched_tokens) tokens (`vllm/config/vllm.py`)."""
 BY_HARDWARE = "calibrated"
 """Stands for the shipped profile of the run's GPU, model and number of GPUs."""
 
@@ -32,6 +34,7 @@ def profile_cost(config: RunConfig, policy: Policy) -> ProfileCost:
             page=None if policy.kv_layout == "contiguous" else getattr(policy, "block_size", None),
             kv_dtype=kv_dtype,
             overlaps_host=config.async_scheduling,
+            most_captured=min(CAPTURED_A_SEQUENCE * config.max_num_seqs, config.max_num_batched_tokens),
         )
     except InputError as error:
         raise InputError(f"cost profile {config.cost!r}: {error}") from error

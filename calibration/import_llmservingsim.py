@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kvsim.calibration.gemm_shapes import gemm_shapes, heads_per_gpu
-from kvsim.calibration.imported import NO_ALLREDUCE, Imported
+from kvsim.calibration.imported import NO_ALLREDUCE, Imported, with_gaps
 from kvsim.calibration.llmservingsim_batches import read_batches
 from kvsim.calibration.peak_gate import gate_points, peak_of
 from kvsim.calibration.points import Op, Point
@@ -67,6 +67,7 @@ def import_llmservingsim(
         gpu=card,
         seed=seed,
         source=SOURCE | {"tables": sorted(path.name for path in tables.glob("*.csv") if path.stem in TABLES)},
+        host=with_gaps({}),
         warnings=warnings,
     )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from kvsim.calibration.gemm_shapes import Gemm, gemm_shapes, heads_per_gpu
-from kvsim.calibration.imported import NO_ALLREDUCE, Imported
+from kvsim.calibration.imported import NO_ALLREDUCE, Imported, with_gaps
 from kvsim.calibration.peak_gate import gate_points, peak_of
 from kvsim.calibration.points import Op, Point
 from kvsim.calibration.vidur_host import host_times
@@ -71,7 +71,7 @@ def import_vidur(
         gpu=card,
         seed=seed,
         source=SOURCE | {"tables": [mlp.name, attention.name, *host.tables]},
-        host=host.host,
+        host=with_gaps(host.host),
         warnings=[*warnings, *host.warnings, *layers.untimed, *batches.untimed],
     )
 

@@ -62,7 +62,8 @@ class Profile:
     software: Mapping[str, object] = field(default_factory=dict)
     ceilings: Mapping[str, object] = field(default_factory=dict)
     host: Mapping[str, object] = field(default_factory=dict)
-    """Seconds of host time a step and a request, and their source; empty for none."""
+    """Seconds of host time a step and a request, seconds between two kernels (`captured_gap` in a graph's replay,
+    `eager_gap` in a stream) where the points are without, and their source; empty for none."""
     source: Mapping[str, object] = field(default_factory=dict)
     """Where the points come from, their licence, and whether the project measured them."""
     sentinels: Sequence[object] = ()

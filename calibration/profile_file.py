@@ -21,6 +21,8 @@ from kvsim.model import Model
 FORMAT = "kvsim-profile"
 VERSION = 1
 Json = dict[str, Any]  # Any: what JSON holds, checked field by field
+HOST = ("step", "request", "captured_gap", "eager_gap")
+"""Figures of `Profile.host`, in seconds."""
 RECORDS = ("tool", "device", "software", "ceilings", "host", "source")
 KNOWN = {
     "format",
@@ -165,7 +167,7 @@ def _model(value: object) -> tuple[Model, int]:
 
 
 def _check_host(host: Mapping[str, object]) -> None:
-    for name in ("step", "request"):
+    for name in HOST:
         value = host.get(name, 0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 10:
             raise InputError(f"host.{name} must be seconds from 0 to 10, got {value!r}")

@@ -38,6 +38,11 @@ class StepPrice:
         """Count the kernels of a step, attention's at one a layer."""
         return self._model.layers + sum(calls for _, calls in [*self._products, *self._tokenwise])
 
+    @property
+    def calls(self) -> int:
+        """Count all kernels of a step: LM head and sampler too, where they were timed."""
+        return self.kernels + sum(curve is not None for curve in (self._fits.lm_head, self._fits.sampler))
+
     def by_tokens(self, tokens: int, mode: str = "graph") -> float:
         """Return GEMMs, elementwise kernels and all-reduces of a step of so many tokens, captured or eager."""
         rows = padded(tokens)

@@ -27,6 +27,10 @@ def most_blocks(group: Group, step_tokens: int, max_model_len: int) -> int:
     """Return the most blocks one sequence needs at once (rule W6; full attention: all of max_model_len)."""
     if group.window is None:
         return -(-max_model_len // group.block_size)
+    if group.is_chunked:
+        # As vLLM counts; one more where a chunk may begin inside a block.
+        held = -(-min(group.window + step_tokens, max_model_len) // group.block_size)
+        return held + (group.window % group.block_size > 0)
     seen = min(group.window - 1 + step_tokens, max_model_len)
     return -(-seen // group.block_size) + 1 + group.kept
 

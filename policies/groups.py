@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import gcd, lcm
 from typing import NamedTuple
 
 from kvsim.policies.block_pool import CachingPool
 from kvsim.policies.contents import Contents, private_key
+from kvsim.policies.layer_group import Group as Group
 from kvsim.request import Sequence
-
-
-class Group(NamedTuple):
-    """Layers that share block tables: one block holds `block_size` tokens of all of them."""
-
-    window: int | None
-    """Last tokens attended to; None for all."""
-    block_size: int
-    """Tokens a block."""
-    sinks: int = 0
-    """First tokens that are attended to besides the window."""
-
-    @property
-    def run(self) -> int:
-        """Blocks that a hit needs before its end: ⌈(W − 1)/block_size⌉."""
-        return -(-(self.window - 1) // self.block_size) if self.window else 0
-
-    @property
-    def kept(self) -> int:
-        """Leading blocks that never leave because sinks are in them."""
-        return -(-self.sinks // self.block_size)
-
-    def outside(self, computed: int) -> int:
-        """Count the leading blocks that the next token does not see: ⌊max(0, c − W + 1)/block_size⌋."""
-        return max(0, computed - self.window + 1) // self.block_size if self.window else 0
-
-    def span(self) -> int | None:
-        """Return how many tokens a query attends to at most."""
-        return None if self.window is None else self.window + self.sinks
 
 
 class Tables:
@@ -104,7 +77,8 @@ class PrefixIndex:
                         full_length = self._full_run(sequence, keys, group, members, length)
                     length = min(length, full_length)
                 else:
-                    length = self._window_run(sequence, keys, group, members, length)
+                    find = self._chunk_run if group.is_chunked else self._window_run
+                    length = find(sequence, keys, group, members, length)
                 longest = max(longest, length)
             if length == before or self._one_round():
                 break
@@ -165,6 +139,13 @@ class PrefixIndex:
         name = self._private(sequence, group, block)
         return all(name in found for found in maps)
 
+    def _is_there(
+        self, sequence: Sequence, group: Group, names: list[int], maps: list[dict[int, int]], block: int
+    ) -> bool:
+        if block < len(names):
+            return all(names[block] in found for found in maps)
+        return self._is_private_hit(sequence, group, maps, block)
+
     def _window_run(
         self, sequence: Sequence, keys: list[int], group: Group, members: list[int], length: int
     ) -> int:
@@ -184,7 +165,40 @@ class PrefixIndex:
                     break
             else:
                 run = 0
+        if run and group.sinks:
+            return self._with_sinks(sequence, keys, group, members, end * group.block_size)
         return end * group.block_size if run else 0
+
+    def _with_sinks(
+        self, sequence: Sequence, keys: list[int], group: Group, members: list[int], length: int
+    ) -> int:
+        """Return the longest hit up to `length` of a group that also needs the blocks of its sinks."""
+        names, maps = self._names(keys, group), [self._pool.found[number] for number in members]
+        for block in range(min(group.kept, length // group.block_size)):
+            if not self._is_there(sequence, group, names, maps, block):
+                before = block * group.block_size // self._aligned * self._aligned
+                return self._window_run(sequence, keys, group, members, before)
+        return length
+
+    def _chunk_run(
+        self, sequence: Sequence, keys: list[int], group: Group, members: list[int], length: int
+    ) -> int:
+        """Return the longest findable prefix of a group of chunked local attention, as vLLM's manager does.
+
+        A chunk's blocks are needed from its start to the end of the hit, those of earlier chunks not at all. Where no
+        group of full attention vouches for them, the block before a chunk's start has to be there.
+        """
+        names, maps = self._names(keys, group), [self._pool.found[number] for number in members]
+        is_there = partial(self._is_there, sequence, group, names, maps)
+        vouched = any(other.window is None for other, _ in self._sets)
+        while length:
+            first, last = group.outside(length), length // group.block_size
+            end = next((block for block in range(first, last) if not is_there(block)), last)
+            found = end * group.block_size // self._aligned * self._aligned
+            if found == length and (vouched or end > first or is_there(end - 1)):
+                break
+            length = min(found, length - self._aligned)
+        return length
 
     def _prefix(self, sequence: Sequence, keys: list[int], number: int, length: int) -> list[int]:
         group = self._groups[number]
@@ -194,18 +208,20 @@ class PrefixIndex:
         table = [0] * outside + [found.get(name, 0) for name in names[outside:last]]
         for block in range(max(outside, len(names)), last):
             table.append(found.get(self._private(sequence, group, block), 0))
+        for block in range(min(outside, group.kept)):
+            name = names[block] if block < len(names) else self._private(sequence, group, block)
+            table[block] = found.get(name, 0)
         return table
 
     def _is_kept(self, sequence: Sequence, tables: Tables, group: Group, block: int) -> bool:
         """Tell whether a window group's block is kept findable (rule W5); full attention keeps all."""
-        if group.window is None:
+        if group.window is None or block < group.kept:
             return True
         size, aligned = group.block_size, self._aligned
         start, end = block * size, (block + 1) * size
         reach = group.run * size
         if self._retention is None:
-            boundary = -(-end // aligned) * aligned
-            return boundary - reach <= start
+            return group.needed(-(-end // aligned) * aligned) <= start or group.is_chunked
         boundaries = [(sequence.prompt_tokens - 1) // aligned * aligned]
         if tables.junction:
             boundaries.append(tables.junction)
@@ -215,7 +231,7 @@ class PrefixIndex:
                 k * self._retention // aligned * aligned
                 for k in range(nth, nth + 2 + reach // self._retention)
             ]
-        return any(boundary - reach <= start and end <= boundary for boundary in boundaries)
+        return any(group.needed(boundary) <= start and end <= boundary for boundary in boundaries)
 
 
 def grain(groups: tuple[Group, ...]) -> int:

@@ -57,18 +57,30 @@ class Sharers:
         `extra_references` are those of all blocks; those of full attention count whole.
         """
         slots = 0
+        reaches: dict[tuple[int, int], tuple[int, int]] = {}
         for block in self._shared:
             holders = self._holders[block]
             extra_references -= len(holders) - 1
-            group, start = self._place[block]
-            live = [_live(holder, self._groups[group], start) for holder in holders]
-            slots += (sum(live) - max(live)) * (block_slots // self._groups[group].block_size)
+            number, start = self._place[block]
+            group = self._groups[number]
+            most = total = 0
+            for holder in holders:
+                reach = reaches.get((number, holder.index))
+                if reach is None:
+                    seen_from = first_seen(holder.computed - holder.chunk, group.window)
+                    reach = reaches[number, holder.index] = seen_from, holder.computed
+                live = _live(group, start, *reach)
+                total += live
+                most = max(most, live)
+            slots += (total - most) * (block_slots // group.block_size)
         return slots + extra_references * block_slots
 
 
-def _live(holder: Sequence, group: Group, start: int) -> int:
-    """Count the tokens of a block that the holder's step reads."""
-    seen_from = first_seen(holder.computed - holder.chunk, group.window)
-    end = min(start + group.block_size, holder.computed)
+def _live(group: Group, start: int, seen_from: int, computed: int) -> int:
+    """Count the tokens of a block that a step reads which sees from `seen_from` on."""
+    end = start + group.block_size
+    if seen_from <= start and end <= computed:
+        return group.block_size
+    end = min(end, computed)
     sinks = max(0, min(end, group.sinks) - start)
     return sinks + max(0, end - max(start, seen_from, group.sinks))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from math import lcm
 
 from kvsim.errors import InputError
@@ -12,6 +13,7 @@ from kvsim.policies.block_policy import BlockPolicy
 from kvsim.policies.groups import Group
 from kvsim.policy import Policy, Pool, Span
 from kvsim.registry import register
+from kvsim.window import Chunk
 
 DEFAULT_WINDOW = 4096
 """Used where neither the model nor the user names a window: Mistral-7B's."""
@@ -24,10 +26,12 @@ class SlidingWindowPolicy(BlockPolicy):
     Windows come from the model's own layer pattern; layers are put into groups of equal size as vLLM's hybrid
     KV cache manager does (rule H6). `window` sets one window for every layer instead; a model without any
     windowed layer gets 4096 (which is another model: its outputs would change). `sinks` leading tokens are
-    kept for ever (StreamingLLM). `kv_groups` names the groups as JSON, like
-    `[{"type":"full"},{"type":"swa","window":64,"block_size":16}]`. With `enable_prefix_caching` blocks are
-    shared by content under `prefix_cache_retention_interval`: 0 keeps what a resend needs, R also every R
-    tokens, None everything.
+    kept for ever (StreamingLLM, arXiv 2309.17453). Layers of chunked local attention (Llama 4) keep the tokens
+    since the last multiple of their chunk, as vLLM's ChunkedLocalAttentionManager does. `kv_groups` names the
+    groups as JSON, like `[{"type":"full"},{"type":"swa","window":64,"block_size":16}]`; a third type is
+    `{"type":"chunked","window":8192}`. With `enable_prefix_caching` blocks are shared by content under
+    `prefix_cache_retention_interval`: 0 keeps what a resend needs, R also every R tokens, None everything; a hit
+    needs the blocks of the sinks, too.
     """
 
     name = "sliding-window"
@@ -77,19 +81,29 @@ class SlidingWindowPolicy(BlockPolicy):
             )
         layers = sum(span.weight for span in pool.spans)
         if self.kv_groups is not None:
-            groups = _explicit_groups(self.kv_groups, self.block_size, self.sinks)
+            groups = self._without_chunked_sinks(
+                _explicit_groups(self.kv_groups, self.block_size, self.sinks)
+            )
             attention = tuple(Span(group.span(), 1) for group in groups)
             unit = lcm(*(group.block_size for group in groups))
             return Layout(groups, _group_spans(groups), attention, unit, self.block_size * pool.token_bytes)
         spans = self._windowed_spans(pool.spans)
         kinds = layer_groups(spans)
-        groups = tuple(
+        groups = self._without_chunked_sinks(
             Group(kind.window, self.block_size, self.sinks if kind.window else 0) for kind in kinds
         )
         size = kinds[0].layers + kinds[0].padding
-        attention = tuple(Span(span.window and span.window + self.sinks, span.weight) for span in spans)
+        of_kind = {group.window: group.span() for group in groups}
+        attention = tuple(Span(of_kind[span.window], span.weight) for span in spans)
         block_bytes = self.block_size * pool.token_bytes * size // layers
         return Layout(groups, _group_spans(groups), attention, self.block_size, max(1, block_bytes))
+
+    def _without_chunked_sinks(self, groups: Iterable[Group]) -> tuple[Group, ...]:
+        """Return the groups; sinks are defined for sliding windows only."""
+        found = tuple(groups)
+        if self.sinks and any(group.is_chunked for group in found):
+            raise InputError(f"sinks must be 0 with chunked local attention, got {self.sinks}")
+        return found
 
     def _windowed_spans(self, spans: tuple[Span, ...]) -> tuple[Span, ...]:
         if self.window is not None:
@@ -123,9 +137,10 @@ def _explicit_groups(text: str, block_size: int, sinks: int) -> tuple[Group, ...
         window, size = (
             (row.get("window"), row.get("block_size", block_size)) if isinstance(row, dict) else (None, 0)
         )
-        if kind not in ("full", "swa") or (kind == "swa") != (window is not None):
+        if kind not in ("full", "swa", "chunked") or (kind != "full") != (window is not None):
             raise InputError(
-                f'kv_groups[{number}] must be {{"type":"full"}} or {{"type":"swa","window":W}}, got {row!r}'
+                f'kv_groups[{number}] must be {{"type":"full"}}, {{"type":"swa","window":W}} or '
+                f'{{"type":"chunked","window":C}}, got {row!r}'
             )
         if (
             not isinstance(size, int)
@@ -135,5 +150,6 @@ def _explicit_groups(text: str, block_size: int, sinks: int) -> tuple[Group, ...
             raise InputError(
                 f"kv_groups[{number}]: window and block_size must be whole tokens ≥ 1, got {row!r}"
             )
-        groups.append(Group(window, size, sinks if window else 0))
+        reach = Chunk(window) if window and kind == "chunked" else window
+        groups.append(Group(reach, size, sinks if window else 0))
     return tuple(groups)

@@ -116,6 +116,10 @@ def _provenance(origin: Origin) -> dict[str, tuple[str, str]]:
         "KV pool": _pool(config["pool"], settings),
         "Step cost": (cost, cost_basis(cost)),
         "Step cost, error": (_error(cost), cost_basis(cost)),
+        "Step cost, what its error means": (
+            str((config.get("cost_band") or {}).get("words", "")),
+            "computed",
+        ),
         "Step cost, notes": ("; ".join(map(str, config.get("cost_notes", ()))), cost_basis(cost)),
         "Steps inside what the cost profile measured": (
             "" if origin.inside is None else f"{origin.inside:.1%}",

@@ -10,6 +10,7 @@ from kvsim.cost import Step
 from kvsim.job import Job
 from kvsim.plan import Plan
 from kvsim.policy import Span
+from kvsim.window import area, seen
 
 
 class Account:
@@ -23,7 +24,7 @@ class Account:
         self._slots_per_token = sum(span.weight for span in slots)
         self._is_plain = [span.window for span in attention] == [None]
         self._slot_weight = slots[0].weight if [span.window for span in slots] == [None] else 0
-        self._place = {window: number for number, window in enumerate(batch.windows)}
+        self._place = {window: number for number, window in enumerate((*batch.windows, *batch.chunks))}
 
     def step(self, plan: Plan, shared: int) -> Step:
         """Return the features that a step is priced by; `shared` are the slots read more than once (`Usage`)."""
@@ -46,12 +47,12 @@ class Account:
             lengths += length
             prefill_tokens += tokens
             whole_area += tokens * (2 * length - tokens + 1) // 2
-        seen: tuple[int, ...] = (lengths,)
+        read: tuple[int, ...] = (lengths,)
         areas: tuple[int, ...] = (whole_area,)
         if not self._is_plain:
             chunks = [(job.computed, tokens) for job, tokens in plan.chunks.values()]
             windows = [span.window for span in self._attention]
-            seen = tuple([sum([_seen(*chunk, window) for chunk in chunks]) for window in windows])
+            read = tuple([sum([seen(*chunk, window) for chunk in chunks]) for window in windows])
             areas = tuple([sum([area(*chunk, window) for chunk in chunks]) for window in windows])
         return Step(
             decodes + prefill_tokens,
@@ -60,7 +61,7 @@ class Account:
             reads,
             len(plan.chunks),
             prefill_tokens,
-            seen,
+            read,
             areas,
             max(0, shared - sum([job.found for job in batch.prefilling.values()])) if shared else 0,
         )
@@ -113,30 +114,11 @@ class Account:
             if window is None:
                 live += weight * length
             else:
-                seen = batch.windowed[self._place[window]] + sum(_seen(*chunk, window) for chunk in chunks)
-                live += weight * seen
+                read = batch.windowed[self._place[window]] + sum(seen(*chunk, window) for chunk in chunks)
+                live += weight * read
         return live, length
 
     def _decode_reads(self, window: int | None, without: list[int]) -> int:
         if window is None:
             return self._batch.context - sum(without)
-        return self._batch.windowed[self._place[window]] - sum(min(length, window) for length in without)
-
-
-def _seen(length: int, tokens: int, window: int | None) -> int:
-    """Return how many KV tokens the queries of a chunk see, together."""
-    return length if window is None else min(length, window - 1 + tokens)
-
-
-def area(length: int, tokens: int, window: int | None) -> int:
-    """Return Σ over a chunk's queries of the KV tokens each attends to, itself included.
-
-    `length` counts the chunk. Without a window that is tokens · (first + length) / 2.
-    """
-    first = length - tokens + 1
-    if window is None or length <= window:
-        return tokens * (first + length) // 2
-    if first >= window:
-        return tokens * window
-    rising = window - first
-    return rising * (first + window - 1) // 2 + (tokens - rising) * window
+        return self._batch.windowed[self._place[window]] - sum(seen(length, 1, window) for length in without)

@@ -6,7 +6,8 @@ from kvsim.batch import Batch
 from kvsim.job import Job
 from kvsim.plan import Plan
 from kvsim.policy import Lease, Match, Policy
-from kvsim.scheduler import Limits, WaitingQueue, waiting_queue
+from kvsim.scheduler import Limits
+from kvsim.waiting import WaitingQueue, waiting_queue
 
 
 class Admission:
@@ -42,8 +43,10 @@ class Admission:
         """Let arrivals wait, in order."""
         for job in jobs:
             self.waiting.add(job)
-        # An adaptive threshold falls as more requests are there, so that a smaller chunk may do.
-        if self.blocked is not self.waiting.head() or self.limits.long_prefill_token_threshold_adaptive:
+        # An adaptive threshold falls as more requests are there, so that a smaller chunk may do; where the cache
+        # decides the order, a newcomer may be first in line.
+        adaptive = self.limits.long_prefill_token_threshold_adaptive
+        if adaptive or self.waiting.follows_cache or self.blocked is not self.waiting.head():
             self.blocked = None
             self.dirty = True
 
@@ -75,6 +78,8 @@ class Admission:
     def admit(self, plan: Plan, now: float) -> None:
         """Admit waiting requests until one cannot be (rules S3 to S5, S8)."""
         waiting, limits, policy, running = self.waiting, self.limits, self.policy, self.batch.running
+        if self.blocked is None and plan.budget > 0 and len(running) < limits.max_num_seqs:
+            waiting.arrange(policy.lookup)
         while plan.budget > 0 and len(running) < limits.max_num_seqs:
             job = waiting.head()
             if job is None or job is self.blocked:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from kvsim.job import Job
+from kvsim.window import Chunk, first_seen
 
 Calendar = defaultdict[int, list[tuple[int, Job]]]
 
@@ -17,7 +18,9 @@ class Batch:
     """
 
     def __init__(self, windows: tuple[int, ...]) -> None:
-        """`windows` are the attention windows, ascending, for which Σ min(length, W) is kept."""
+        """`windows` are the attention windows, ascending, for which Σ min(length, W) is kept, chunks among them."""
+        self.chunks = tuple(window for window in windows if isinstance(window, Chunk))
+        windows = tuple(window for window in windows if not isinstance(window, Chunk))
         self.windows = windows
         self.block_size = 0
         """Tokens of the blocks that are counted (`Policy.counted_block`); 0 where leases tell who needs memory."""
@@ -37,12 +40,14 @@ class Batch:
         self.decodes = 0
         self.context = 0
         """Σ length of the decoding sequences."""
-        self.windowed = [0] * len(windows)
-        """Σ min(length, W) of the decoding sequences."""
-        self._growing = [0] * len(windows)
+        self.windowed = [0] * (len(windows) + len(self.chunks))
+        """Σ min(length, W) of the decoding sequences, then Σ of the tokens since each one's chunk began."""
+        self._growing = [0] * len(self.windowed)
+        self._starts: dict[int, list[int]] = {}
         self._due: Calendar = defaultdict(list)
         self._ends: Calendar = defaultdict(list)
         self._bends: Calendar = defaultdict(list)
+        self._wraps: Calendar = defaultdict(list)
 
     def count_blocks(self, block_size: int) -> None:
         """From now on keep count of who needs its next block when; nobody must be running."""
@@ -63,7 +68,9 @@ class Batch:
             self.windowed[number] += growing
 
     def settle(self) -> None:
-        """Take note of the sequences that have just filled a window."""
+        """Take note of the sequences that have just filled a window, or begun a chunk."""
+        if self._wraps:
+            self._begin_chunks()
         if not self._bends:
             return
         for stamp, job in self._bends.pop(self.step, ()):
@@ -81,7 +88,7 @@ class Batch:
 
     def stops(self, step: int) -> bool:
         """Tell whether a sequence may end or fill a window in a decode step, or need a new lease in the next one."""
-        return step in self._ends or step in self._bends or step + 1 in self._due
+        return step in self._ends or step in self._bends or step + 1 in self._due or step + 1 in self._wraps
 
     def needs_block(self, job: Job) -> bool:
         """Tell whether a decoding sequence outgrows its blocks or its lease in this step."""
@@ -117,6 +124,10 @@ class Batch:
     def has_due(self, step: int) -> bool:
         """Tell whether some sequence may have outgrown its lease at a decode step."""
         return step in self._due
+
+    def begins_chunk(self, step: int) -> bool:
+        """Tell whether some sequence may begin a chunk with its token of a decode step."""
+        return step in self._wraps
 
     def due(self) -> list[tuple[int, Job]]:
         """Return the decoding sequences whose lease does not cover this step, in no order."""
@@ -166,7 +177,7 @@ class Batch:
         job.chunk = 1
         self.decodes += 1
         self.context += length
-        if self.windows:
+        if self.windowed:
             self._open_windows(job, length)
         end = job.final - base
         self._ends[end].append((job.stamp, job))
@@ -190,19 +201,20 @@ class Batch:
         self.context -= length
         if self.block_size:
             self.phases[job.base % self.block_size] -= 1
-        if self.windows:
-            for number, window in enumerate(self.windows):
-                self.windowed[number] -= min(length, window)
-                if number >= job.passed:
-                    self._growing[number] -= 1
+        for number, window in enumerate(self.windows):
+            self.windowed[number] -= min(length, window)
+            if number >= job.passed:
+                self._growing[number] -= 1
+        for number, start in enumerate(self._starts.pop(job.stamp, ()), len(self.windows)):
+            self.windowed[number] -= length - start
+            self._growing[number] -= 1
 
     def jump(self, steps: int) -> None:
-        """Give every decoding sequence so many more tokens; no window fills up before the last."""
+        """Give every decoding sequence so many more tokens; no window fills up before the last, no chunk begins."""
         self.step += steps
         self.context += steps * self.decodes
-        if self.windows:
-            for number, growing in enumerate(self._growing):
-                self.windowed[number] += steps * growing
+        for number, growing in enumerate(self._growing):
+            self.windowed[number] += steps * growing
 
     def hold_back(self, job: Job) -> None:
         """Take back this step's token from a decoding sequence that is passed over."""
@@ -219,7 +231,7 @@ class Batch:
                     # Its last block is not taken in this step after all.
                     self.overhang -= job.pad
                 self._expect_tail(job, job.due + 1)
-        for number in range(job.passed, len(self.windows)):
+        for number in range(job.passed, len(self.windowed)):
             self.windowed[number] -= 1
 
     def length(self, job: Job) -> int:
@@ -235,6 +247,29 @@ class Batch:
             else:
                 job.passed = number + 1
         self._bend(job)
+        if self.chunks:
+            starts = self._starts[job.stamp] = [first_seen(length - 1, chunk) for chunk in self.chunks]
+            for number, start in enumerate(starts, len(self.windows)):
+                self.windowed[number] += length - start
+                self._growing[number] += 1
+            self._wrap(job, length)
+
+    def _begin_chunks(self) -> None:
+        """Let those whose last token is the first of a chunk read that chunk only."""
+        for stamp, job in self._wraps.pop(self.step, ()):
+            if job.stamp != stamp or not job.decoding:
+                continue
+            length, starts = job.base + self.step, self._starts[stamp]
+            for place, chunk in enumerate(self.chunks):
+                start = first_seen(length - 1, chunk)
+                self.windowed[len(self.windows) + place] -= start - starts[place]
+                starts[place] = start
+            self._wrap(job, length)
+
+    def _wrap(self, job: Job, length: int) -> None:
+        step = min(first_seen(length - 1, chunk) + int(chunk) for chunk in self.chunks) + 1 - job.base
+        self._wraps[step].append((job.stamp, job))
+        self.marks.add(step - 1)
 
     def _expect_tail(self, job: Job, step: int) -> None:
         job.due = step

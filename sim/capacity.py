@@ -12,6 +12,7 @@ from typing import NamedTuple
 from kvsim.errors import InputError
 from kvsim.memory import MemoryBudget
 from kvsim.model import LayerGroup, Model
+from kvsim.window import Chunk, first_seen, seen
 
 
 class GroupedCapacity(NamedTuple):
@@ -87,8 +88,10 @@ def windowed_blocks(window: int, max_model_len: int, block_size: int, max_num_ba
     """Return the most blocks a request takes in a windowed group.
 
     ⌈min(W−1+B, L)/block⌉ + 1, which is what vLLM plans with, B being the largest step: a chunk is
-    written before the window moves on.
+    written before the window moves on. Chunked local attention begins anew at a block's start: ⌈min(C+B, L)/block⌉.
     """
+    if isinstance(window, Chunk):
+        return blocks_of(min(window + max_num_batched_tokens, max_model_len), block_size)
     return blocks_of(min(window - 1 + max_num_batched_tokens, max_model_len), block_size) + 1
 
 
@@ -98,9 +101,7 @@ def held_blocks(groups: Iterable[LayerGroup], tokens: int, block_size: int) -> i
     ⌈tokens/block⌉ less, in a windowed group, the ⌊(tokens − W + 1)/block⌋ that the next token cannot see.
     """
     return sum(
-        blocks_of(tokens, block_size)
-        - (0 if group.window is None else max(0, tokens - group.window + 1) // block_size)
-        for group in groups
+        blocks_of(tokens, block_size) - first_seen(tokens, group.window) // block_size for group in groups
     )
 
 
@@ -168,7 +169,7 @@ def uniform_paging_waste(model: Model, length: int) -> float:
     Windowed layers keep all `length` tokens under uniform paging and read the last window of them.
     """
     return paging_waste(
-        ((layers, length if window is None else min(length, window)) for window, layers in model.spans),
+        ((layers, seen(length, 1, window)) for window, layers in model.spans),
         length,
     )
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from kvsim.memory import MemoryBudget
     from kvsim.model import Model
 
-KvDtype = Literal["auto", "fp32", "fp16", "bf16", "fp8", "int8", "int4"]
+KvDtype = Literal[
+    "auto", "fp32", "fp16", "bf16", "fp8", "int8", "int4", "int2", "int4-g64", "int4-g32", "int2-g64", "int2-g32"
+]  # fmt: skip
 WeightDtype = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4", "mxfp4"]
 
 
@@ -23,7 +25,8 @@ class MemoryConfig:
     """What sizes a KV pool, for whatever model and GPU is looked at."""
 
     kv_cache_dtype: KvDtype = "auto"
-    """What KV is kept in; auto is the model's dtype. int8 and int4 add a 2-byte scale a head and token, K and V."""
+    """What KV is kept in; auto is the model's dtype. int8, int4 and int2 add a 2-byte scale a head and token, K and V,
+    -gN four bytes for each N elements of it."""
     weight_dtype: WeightDtype | None = None
     """What the weights are kept in; the model's published checkpoint unless given."""
     weight_bytes: int | None = None
@@ -83,7 +86,7 @@ class RunConfig(MemoryConfig):
     long_prefill_token_threshold_adaptive: bool = False
     """Raise that threshold to the budget's even share when few requests are there."""
     enable_prefix_caching: bool | None = None
-    """Share blocks by content in sliding-window; prefix always does, paged and contiguous never."""
+    """Share blocks by content in sliding-window; prefix, radix and tiered always do, paged and contiguous never."""
     prefix_cache_retention_interval: int | None = 0
     """Windowed blocks kept findable: 0 what a resend needs, N also every N tokens, none for all."""
     kv_groups: str | None = None
@@ -94,8 +97,8 @@ class RunConfig(MemoryConfig):
     """Admit a request only if all its tokens so far would fit, not just the first chunk."""
     scheduler: Literal["vllm", "static"] = "vllm"
     """vllm fills free places at every step; static starts a new batch when the last one is done."""
-    scheduling_policy: Literal["fcfs", "priority", "sjf"] = "fcfs"
-    """Order of the waiting: first come, smallest priority, or shortest prompt first."""
+    scheduling_policy: Literal["fcfs", "priority", "sjf", "lpm"] = "fcfs"
+    """Order of the waiting: first come, smallest priority, shortest prompt, or longest cached prefix first."""
     async_scheduling: bool = False
     """Schedule a step while the one before it runs."""
     vllm_version: Literal["0.32", "0.33"] = "0.32"

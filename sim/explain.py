@@ -114,6 +114,6 @@ def explain(
 
 
 def shares(policy: Policy) -> bool:
-    """Tell whether a policy that has been reset keeps blocks findable by content."""
+    """Tell whether a policy that has been reset keeps content findable."""
     caches = getattr(policy, "caches", None)
-    return bool(callable(caches) and caches())
+    return policy.shares_prefixes or bool(callable(caches) and caches())

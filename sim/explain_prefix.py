@@ -90,8 +90,7 @@ class PrefixWatch:
         size, prompt, seen = self._size, job.prompt_tokens, self._seen
         # The last token is always computed: only blocks before its own can be hit.
         whole = max(found // size, (prompt - 1) // size)
-        # Groups with blocks of other sizes may end a hit inside a block.
-        evicted = min(sum(key in seen for key in keys[found // size : whole]) * size, whole * size - found)
-        return Lookup(
-            job.index, found, evicted, whole * size - found - evicted, max(0, prompt - whole * size)
-        )
+        # Groups with blocks of other sizes, and radix trees, may end a hit inside a block, even the last one.
+        end = max(found, whole * size)
+        evicted = min(sum(key in seen for key in keys[found // size : whole]) * size, end - found)
+        return Lookup(job.index, found, evicted, end - found - evicted, prompt - end)

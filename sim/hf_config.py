@@ -114,8 +114,9 @@ def _head_dim(found: Fields, hidden: int, heads: int) -> int:
 
 def _ffn(found: Fields, hidden: int) -> int:
     return found.whole(
-        "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "ffw_hidden_size", default=4 * hidden
-    )
+        "intermediate_size_mlp", "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "ffw_hidden_size",
+        default=4 * hidden,
+    )  # fmt: skip
 
 
 def _latent(found: Fields) -> LatentAttention | None:

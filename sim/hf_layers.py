@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from kvsim.errors import InputError
 from kvsim.model import Experts
+from kvsim.window import Chunk
 from kvsim.zoo import pattern
 
 
@@ -58,9 +59,12 @@ class Fields:
 def read_windows(found: Fields, layers: int) -> tuple[int | None, ...]:
     """Return the window of each layer, None for full; empty when no layer has one."""
     window = _window(found) if found.flag("use_sliding_window", True) else None
+    chunk = None if found.switched_off("attention_chunk_size") else found.get("attention_chunk_size")
     kinds = found.get("layer_types")
     if kinds is not None:
         windows = _by_type(found, kinds, layers, window)
+    elif chunk is not None:
+        windows = _chunked(found, layers)
     elif window is None:
         return ()
     elif isinstance(window, Sequence):
@@ -97,16 +101,38 @@ def _by_type(found: Fields, kinds: object, layers: int, window: Window) -> tuple
         raise InputError(f"{found.place}: layer_types must list one kind for each of the {layers} layers")
     windows: list[int | None] = []
     for layer, kind in enumerate(kinds):
-        if kind not in ("full_attention", "sliding_attention"):
+        if kind not in ("full_attention", "sliding_attention", "chunked_attention"):
             raise InputError(
-                f"{found.place}: layer_types[{layer}] must be full_attention or sliding_attention, got {kind!r}"
+                f"{found.place}: layer_types[{layer}] must be full_attention, sliding_attention or "
+                f"chunked_attention, got {kind!r}"
             )
+        if kind == "chunked_attention":
+            windows.append(Chunk(found.whole("attention_chunk_size")))
+            continue
         if kind == "sliding_attention" and not isinstance(window, int):
             raise InputError(
                 f"{found.place}: layer_types[{layer}] is sliding_attention, but no sliding_window is on"
             )
         windows.append(window if kind == "sliding_attention" and isinstance(window, int) else None)
     return tuple(windows)
+
+
+def _chunked(found: Fields, layers: int) -> tuple[int | None, ...]:
+    """Return Llama 4's pattern: layers with rotary positions attend to their chunk, the others to everything."""
+    chunk = Chunk(found.whole("attention_chunk_size"))
+    rotary = found.get("no_rope_layers")
+    if isinstance(rotary, list) and rotary:
+        if len(rotary) != layers:
+            raise InputError(
+                f"{found.place}: no_rope_layers must have one entry for each of the {layers} layers"
+            )
+        return tuple(chunk if has_positions else None for has_positions in rotary)
+    if found.get("no_rope_layer_interval") is None:
+        raise InputError(
+            f"{found.place}: attention_chunk_size is set, but no layer_types, no_rope_layers or "
+            "no_rope_layer_interval says of which layers"
+        )
+    return pattern(layers, chunk, found.whole("no_rope_layer_interval"))
 
 
 def _by_pattern(found: Fields, layers: int, window: int) -> tuple[int | None, ...]:
@@ -148,5 +174,5 @@ def _dense_layers(found: Fields, layers: int) -> int:
         return min(max(first, 0), layers)
     listed = found.get("mlp_only_layers")
     only = set(listed) if isinstance(listed, list) else set()
-    step = found.whole("decoder_sparse_step", "moe_layer_freq", default=1)
+    step = found.whole("decoder_sparse_step", "moe_layer_freq", "interleave_moe_layer_step", default=1)
     return sum(layer in only or (layer + 1) % step != 0 for layer in range(layers))

@@ -9,12 +9,28 @@ from typing import NamedTuple
 from kvsim.errors import InputError
 from kvsim.policy import Span
 
-KV_BITS = {"fp32": (32, 0), "fp16": (16, 0), "bf16": (16, 0), "fp8": (8, 0), "int8": (8, 2), "int4": (4, 2)}
-"""By KV dtype: bits an element, and bytes of scale for each head of each token, once for K and once for V.
+KV_BITS = {
+    "fp32": (32, 0),
+    "fp16": (16, 0),
+    "bf16": (16, 0),
+    "fp8": (8, 0),
+    "int8": (8, 2),
+    "int4": (4, 2),
+    "int2": (2, 2),
+    "int4-g64": (4, 4),
+    "int4-g32": (4, 4),
+    "int2-g64": (2, 4),
+    "int2-g32": (2, 4),
+}
+"""By KV dtype: bits an element, and bytes of scale for each group of elements, once for K and once for V.
 
-int8 and int4 carry one fp16 scale per head per token for K and another for V (MLA: one for the latent);
-fp8 has one scale a tensor, which costs no memory worth counting.
+int8, int4 and int2 carry one fp16 scale per head per token for K and another for V (MLA: one for the latent);
+those of KV_GROUPS an fp16 scale and an fp16 zero point for each group, as KIVI does (arXiv 2402.02750; the last
+tokens, which it keeps in 16 bits, are not counted). fp8 has one scale a tensor, which costs no memory worth counting.
 """
+
+KV_GROUPS = {"int4-g64": 64, "int4-g32": 32, "int2-g64": 64, "int2-g32": 32}
+"""Elements that share a scale, where that is not a whole head of a token."""
 
 WEIGHT_BITS = {
     "fp32": 32.0,
@@ -149,13 +165,15 @@ class Model:
         Scales are included (see KV_BITS). KV heads are divided over the GPUs, and repeated when there are
         fewer of them than GPUs; the latent of MLA is whole on every GPU.
         """
-        bits, scale = KV_BITS[self._checked_dtype(kv_dtype)]
+        dtype = self._checked_dtype(kv_dtype)
+        bits, scale = KV_BITS[dtype]
         self._check_parallel(tensor_parallel_size)
         if self.latent is not None:
             vectors, elements = 1, self.latent.kv_rank + self.latent.rope_dim
         else:
             vectors, elements = 2 * max(1, self.kv_heads // tensor_parallel_size), self.head_dim
-        return self.layers * vectors * (-(-elements * bits // 8) + scale)
+        scales = -(-elements // KV_GROUPS.get(dtype, elements)) * scale
+        return self.layers * vectors * (-(-elements * bits // 8) + scales)
 
     @property
     def embedding_parameters(self) -> int:

@@ -23,7 +23,7 @@ class Planner(Admission):
         if not was_empty:
             if not self._all_decode(plan):
                 self._schedule_running(plan)
-            if batch.windows:
+            if batch.windowed:
                 batch.settle()
         if not plan.preempted and (was_empty or limits.scheduler == "vllm"):
             self.admit(plan, now)

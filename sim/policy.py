@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 from kvsim.placement import Placement
 from kvsim.request import Sequence, Workload
+from kvsim.tier_summary import TierFigures
 
 
 class Span(NamedTuple):
     """Layers of one attention span, or slots of a pool that follow one span."""
 
     window: int | None
-    """Last tokens attended to; None for all of them."""
+    """Last tokens attended to; None for all of them; a `kvsim.window.Chunk` for those since a multiple of it."""
     weight: int
     """Layers with this span (or pool slots that one token takes because of them)."""
 
@@ -34,6 +35,8 @@ class Pool:
     """Longest sequence, prompt and outputs, in tokens."""
     max_num_batched_tokens: int = 8192
     """Most tokens computed in one step."""
+    tensors_per_layer: int = 2
+    """KV tensors of a layer: K and V, or the one latent of MLA."""
     spans: tuple[Span, ...] = (Span(None, 1),)
     """The model's layers by attention span, in the order in which the layers first show them."""
     num_gpu_blocks_override: int | None = None
@@ -119,6 +122,8 @@ class Policy(ABC):
     """Whether a refused admission stays refused while others only decode and nothing is released."""
     kv_layout: str = "paged"
     """How a sequence's KV lies, which attention kernels are timed by: `paged`, or `contiguous` in one piece."""
+    shares_prefixes: bool = False
+    """Whether requests find each other's content, as a user who asks for prefix caching wants it."""
     reads_lengths: bool = False
     """Whether `usage` looks at `computed` of every sequence, which the engine then brings up to date."""
     counted_block: int = 0
@@ -195,8 +200,19 @@ class Policy(ABC):
         raise NotImplementedError(f"{self.name} does not count blocks")
 
     def transfers(self) -> float:
-        """Return and forget the seconds of copying that this step's admissions and preemptions cost."""
+        """Return and forget the seconds of copying or mapping for this step's calls that its computing waits for."""
         return 0.0
+
+    def transfers_beside(self) -> float:
+        """Return and forget the seconds of copying or mapping beside this step's computing.
+
+        The step's computing takes at least so long; `transfers` comes on top.
+        """
+        return 0.0
+
+    def tiers(self) -> tuple[TierFigures, ...]:
+        """Tell the places in which KV was kept, fastest first, from a policy that has several."""
+        return ()
 
     @property
     def blocks_in_use(self) -> int:

@@ -7,6 +7,7 @@ from typing import NamedTuple, NoReturn
 from kvsim.policy import Lease, Match, Policy, Pool, Span, Usage
 from kvsim.rehearsal import Prompts
 from kvsim.request import Sequence
+from kvsim.window import first_seen
 
 
 class Lengths(NamedTuple):
@@ -121,11 +122,15 @@ class Probe:
 
     def transfers(self) -> None:
         """Ask for the step's seconds of copying, which the policy must then forget."""
-        seconds = self.policy.transfers()
-        self.calls.append(Call("transfers", -1, 0, seconds))
-        self.check(0 <= seconds < float("inf"), f"transfers() must be seconds ≥ 0, got {seconds!r}")
-        again = self.policy.transfers()
-        self.check(again == 0, f"transfers() must be forgotten once returned, got {again!r} the second time")
+        for name, call in (
+            ("transfers", self.policy.transfers),
+            ("transfers_beside", self.policy.transfers_beside),
+        ):
+            seconds = call()
+            self.calls.append(Call(name, -1, 0, seconds))
+            self.check(0 <= seconds < float("inf"), f"{name}() must be seconds ≥ 0, got {seconds!r}")
+            again = call()
+            self.check(again == 0, f"{name}() must be forgotten once returned, got {again!r} the second time")
 
     def usage(self, waiting: Sequence | None) -> Usage:
         """Count, and check the sums."""
@@ -188,8 +193,7 @@ class Probe:
 
     def _check_live(self, usage: Usage) -> None:
         live = sum(
-            span.weight
-            * (sequence.computed if span.window is None else min(sequence.computed, span.window - 1))
+            span.weight * (sequence.computed - first_seen(sequence.computed, span.window))
             for sequence in self.running.values()
             for span in self.policy.spans
         )

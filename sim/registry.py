@@ -135,7 +135,7 @@ def _typed(value: object, cls: type[Policy], name: str, target: str) -> object:
         fits = isinstance(value, hint) and not (isinstance(value, bool) and hint in (int, float, int | None))
     except (NameError, TypeError):
         return value
-    if fits or (hint is float and type(value) is int):
+    if fits or (hint in (float, float | None) and type(value) is int):
         return value
     kind = getattr(hint, "__name__", str(hint))
     raise InputError(f"policy {target!r}: {name} must be {kind}, got {value!r}")

@@ -15,19 +15,25 @@ if TYPE_CHECKING:
     from kvsim.probe import Probe
 
 SPARE = 2048
+REAL = 1 << 14
+"""Makes a layer's token of 4 bytes one of 64 KiB."""
 
 
 def tight_pools(rng: np.random.Generator, rounds: int) -> Iterator[Pool]:
-    """Draw tight pools: plain, hybrid, windowed; some too small for max_model_len, some given in blocks."""
+    """Draw tight pools: plain, hybrid, windowed; some too small for max_model_len, some given in blocks.
+
+    A token has a few bytes, but in every fourth pool as many as in a real model, for policies of real pages.
+    """
     layouts = ((Span(None, 1),), (Span(None, 1), Span(24, 3)), (Span(None, 4),), (Span(40, 2),))
     for number in range(rounds):
         spans = layouts[number // 2 % len(layouts)]
         tokens = int(rng.integers(200, 1500))
         token_bytes = 4 * sum(span.weight for span in spans)
         longest = (tokens // 2, 2 * tokens) if number % 4 == 1 else (32, tokens // 2)
+        scale = REAL if number % 4 == 3 else 1
         yield Pool(
-            kv_bytes=tokens * token_bytes + int(rng.integers(0, token_bytes)),
-            token_bytes=token_bytes,
+            kv_bytes=(tokens * token_bytes + int(rng.integers(0, token_bytes))) * scale,
+            token_bytes=token_bytes * scale,
             max_model_len=int(rng.integers(*longest)),
             max_num_batched_tokens=int(rng.choice([32, 100, 8192])),
             spans=spans,

@@ -14,7 +14,8 @@ from kvsim.ledger import Ledger, Slots
 from kvsim.plan import Plan
 from kvsim.planner import Planner
 from kvsim.policy import Policy
-from kvsim.scheduler import Limits, WaitingQueue
+from kvsim.scheduler import Limits
+from kvsim.waiting import WaitingQueue
 
 
 class Planned(NamedTuple):
@@ -141,8 +142,7 @@ class Replica:
             self.hold(start)
         work = self.account.step(plan, self.ledger.shared)
         seconds = self.cost.seconds(work) if work.tokens else 0.0
-        if plan.admitted or plan.preempted:
-            seconds += self.policy.transfers()
+        seconds = max(seconds, self.policy.transfers_beside()) + self.policy.transfers()
         end = start + seconds
         live, length = self.account.live(planner.ending)
         live -= ledger.shared

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import kvsim
 from kvsim.engine import COMPLETED, REJECTED, Simulation
@@ -201,10 +202,17 @@ def request_columns(columns: Columns) -> dict[str, Any]:
         "ttft_ms": columns.ttft_ms,
         "tpot_ms": columns.tpot_ms,
         "e2el_ms": columns.e2el_ms,
-        "status": [STATUS[code] for code in columns.status.tolist()],
-        "reason": [columns.reasons.get(row, "") for row in range(len(columns.arrival))],
+        "status": np.array([STATUS[code] for code in range(len(STATUS))], dtype=object)[columns.status],
+        "reason": _reasons(columns),
         "readmission_cached_tokens": columns.readmission_hits,
     }
+
+
+def _reasons(columns: Columns) -> NDArray[np.object_]:
+    reasons = np.full(len(columns.arrival), "", dtype=object)
+    for row, reason in columns.reasons.items():
+        reasons[row] = reason
+    return reasons
 
 
 def timeline(simulation: Simulation) -> dict[str, FloatColumn]:

@@ -83,7 +83,7 @@ def prepare_policy(policy: str | Policy, config: RunConfig) -> Policy:
     made = make_policy(policy, config.policy_defaults())
     takes = "enable_prefix_caching" in made.parameters()
     if config.enable_prefix_caching is not None and not takes:
-        shares = made.name == "prefix"
+        shares = made.shares_prefixes
         if config.enable_prefix_caching != shares:
             flag = "--enable-prefix-caching" if config.enable_prefix_caching else "--no-enable-prefix-caching"
             other = "prefix" if config.enable_prefix_caching else "paged"
@@ -116,6 +116,7 @@ def prepare_pool(workload: Workload | None, policy: Policy, config: RunConfig) -
         token_bytes=model.kv_bytes_per_token(config.kv_cache_dtype, size),
         max_model_len=longest,
         max_num_batched_tokens=config.max_num_batched_tokens,
+        tensors_per_layer=2 if model.latent is None else 1,
         spans=model.spans,
         num_gpu_blocks_override=config.num_gpu_blocks_override,
         async_scheduling=config.async_scheduling,

@@ -10,6 +10,7 @@ from typing import Any
 from kvsim.comparison import same_bytes
 from kvsim.config import RunConfig
 from kvsim.cost import CostModel
+from kvsim.cost_error import stated_error
 from kvsim.errors import InputError, nearest
 from kvsim.run import check_settings, prepare_cost, prepare_policy, prepare_pool
 from kvsim.search_best import BestSearch
@@ -17,7 +18,7 @@ from kvsim.search_edge import EdgeSearch
 from kvsim.search_knobs import BEST, KNOBS, RATE, check_knob
 from kvsim.search_options import SearchOptions
 from kvsim.search_plan import Plan
-from kvsim.search_point import Setup, Traffic, stated_error
+from kvsim.search_point import Setup, Traffic
 from kvsim.search_result import Search
 from kvsim.search_store import Store, search_folder
 from kvsim.search_walk import Progress, Tracker

@@ -16,13 +16,12 @@ import numpy as np
 
 from kvsim.backlog import mean_stay, measure_backlog
 from kvsim.config import RunConfig
-from kvsim.cost import CostModel, Step
-from kvsim.engine import Simulation
+from kvsim.cost_error import prepare_scaled
 from kvsim.errors import InputError
 from kvsim.registry import make_policy
 from kvsim.request import Workload
 from kvsim.result import environment
-from kvsim.run import model_len, prepare_cost, prepare_limits, prepare_policy, prepare_pool
+from kvsim.run import model_len
 from kvsim.summary import Columns, summarise
 
 PACKAGES = ("kvsim", "kvsim.policies", "kvsim.traces", "kvsim.calibration")
@@ -109,53 +108,19 @@ class Outcome(NamedTuple):
     """Why a request was rejected that other settings might serve, or why there was no run."""
 
 
-class ScaledCost:
-    """Another cost model's seconds times a factor."""
-
-    def __init__(self, cost: CostModel, factor: float) -> None:
-        """Take what to scale, and by how much."""
-        self.cost, self.factor = cost, factor
-
-    @property
-    def label(self) -> str:
-        """Name the model and the factor."""
-        return f"{self.factor:g} × {self.cost.label}"
-
-    def seconds(self, step: Step) -> float:
-        """Return how long the step takes."""
-        return self.factor * self.cost.seconds(step)
-
-
 def measure(setup: Setup, point: Point) -> Outcome:
     """Run one point; settings that cannot work are an outcome too, with their reason."""
     config = setup.at(point)
     workload = setup.traffic.draw(point.seed, point.rate)
     try:
-        policy = prepare_policy(setup.policy, config)
-        limits = prepare_limits(config)
-        policy.reset(prepare_pool(workload, policy, config))
-        cost = prepare_cost(config, policy)
+        simulation = prepare_scaled(workload, setup.policy, config, point.cost_factor)
     except InputError as error:
         return Outcome({}, str(error))
-    if point.cost_factor != 1:
-        cost = ScaledCost(cost, point.cost_factor)
-    simulation = Simulation(workload, policy, limits, cost)
     simulation.run()
     columns = Columns.of(simulation)
     figures = summarise(simulation, columns, config.goodput)
     return Outcome(
         figures | _more(workload, columns, figures, model_len(config)), _first_reason(columns, config)
-    )
-
-
-def stated_error(cost: CostModel) -> float | None:
-    """Return a calibrated profile's own error on steps that it has not seen; None where none is known.
-
-    The largest of its mean absolute errors on decode, prefill and mixed steps.
-    """
-    errors = getattr(getattr(cost, "profile", None), "errors", {})
-    return max(
-        (float(error.mean) for name, error in errors.items() if name.startswith("step ")), default=None
     )
 
 

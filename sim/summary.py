@@ -12,6 +12,7 @@ from kvsim.engine import COMPLETED, REJECTED
 from kvsim.errors import InputError
 from kvsim.ledger import CATEGORIES, Ledger
 from kvsim.request import FloatColumn, IntColumn
+from kvsim.tier_summary import tier_summary
 
 if TYPE_CHECKING:
     from kvsim.engine import Simulation
@@ -104,11 +105,12 @@ def summarise(simulation: Simulation, columns: Columns, goodput: str | None = No
         ("queue", columns.queue_ms),
     ):
         chosen = values[done & np.isfinite(values)]
-        summary |= _distribution(name, np.sort(chosen), np.ones(len(chosen), dtype=np.int32), 1.0)
+        summary |= _distribution(name, np.sort(chosen), np.ones(len(chosen), dtype=np.int64), 1.0)
     summary |= _distribution("itl", *ledger.gaps.distribution(), 1e3)
     normalised = columns.e2el_ms[done] / columns.output[done]
     summary["mean_normalized_latency_ms"] = float(normalised.mean()) if completed else None
     summary |= _memory(ledger, simulation.clock) | _cache(simulation, columns)
+    summary |= tier_summary(replica.policy.tiers(), columns.ttft_ms, replica.planner.first_admission_tokens)
     # Models that rest on measurements know which steps lay outside them.
     hull_share = getattr(replica.cost, "hull_share", None)
     return summary if hull_share is None else summary | {"hull_share": hull_share}
@@ -167,7 +169,7 @@ def _block_hit_rate(simulation: Simulation, columns: Columns) -> float:
     return int((columns.cached // size).sum()) / full if full else 0.0
 
 
-def _distribution(name: str, values: FloatColumn, counts: NDArray[np.int32], scale: float) -> Summary:
+def _distribution(name: str, values: FloatColumn, counts: IntColumn, scale: float) -> Summary:
     """Return mean, median, standard deviation and percentiles of values that occur `counts` times, in ms.
 
     `values` ascend; times `scale` they are ms.

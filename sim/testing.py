@@ -202,7 +202,7 @@ def _repeat(policy: Policy, sequence: Sequence | None, call: Call) -> object:
     if call.method == "usage":
         return (*policy.usage(sequence), policy.blocks_in_use)
     if sequence is None:
-        return policy.transfers()
+        return policy.transfers() if call.method == "transfers" else policy.transfers_beside()
     if call.method == "admit":
         match = policy.lookup(sequence)
         lease = policy.admit(sequence, match, min(sequence.tokens - match.tokens, call.argument))

@@ -11,6 +11,7 @@ from typing import Any
 
 from kvsim.errors import InputError, nearest
 from kvsim.model import WEIGHT_BITS, Experts, LatentAttention, Model
+from kvsim.window import Chunk
 
 SHAPE = ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "max_position_embeddings")
 """Columns of a row's `shape` in models.toml."""
@@ -62,7 +63,8 @@ def _from_file(name: str, weight_dtype: str | None, weight_bytes: int | None) ->
 def _built_in(name: str) -> Model:
     row = dict(_table()[name])
     shape = dict(zip(SHAPE, row.pop("shape"), strict=True))
-    windows = pattern(shape["layers"], row.pop("window", None), row.pop("full_every", None))
+    window, chunk = row.pop("window", None), row.pop("chunk", None)
+    windows = pattern(shape["layers"], window if chunk is None else Chunk(chunk), row.pop("full_every", None))
     latent, experts = row.pop("latent", None), row.pop("experts", None)
     row.setdefault("weight_dtype", row.get("dtype", "bf16"))
     return Model(

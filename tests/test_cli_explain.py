@@ -23,7 +23,13 @@ FLAGS = ("--cost", "linear:0.01,1e-5,0", "--block-size", "4", "--num-gpu-blocks-
 def trace(tmp_path: Path) -> Path:
     path = tmp_path / "rows.jsonl"
     made = [
-        {"arrival_s": i / 100, "prompt_len": 40, "output_len": 40, "hash_ids": [5, i + 10, i + 50], "priority": i}
+        {
+            "arrival_s": i / 100,
+            "prompt_len": 40,
+            "output_len": 40,
+            "hash_ids": [5, i + 10, i + 50],
+            "priority": i,
+        }
         for i in range(12)
     ]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in made))

@@ -72,6 +72,7 @@ def test_a_run_leaves_a_folder_that_reads_back(rows: Path, tmp_path: Path) -> No
     main(["run", str(rows), *LINEAR, "-o", str(folder)])
 
     assert sorted(path.name for path in folder.iterdir()) == [
+        "itl.parquet",
         "requests.parquet",
         "run.json",
         "timeline.parquet",

@@ -10,7 +10,9 @@ import pytest
 
 from kvsim.errors import InputError
 from kvsim.hf_config import parse_config, read_config
-from kvsim.model import Model
+from kvsim.model import Experts, Model
+from kvsim.policy import Span
+from kvsim.window import Chunk
 from kvsim.zoo import find_model
 
 Config = dict[str, object]
@@ -192,6 +194,32 @@ def test_layer_types_that_are_all_full_leave_no_windows() -> None:
     assert parsed(layer_types=["full_attention"] * 32).windows == ()
 
 
+def llama_4(**changes: object) -> Model:
+    """Return Llama-4-Maverick's text configuration, cut to eight layers."""
+    given = {"model_type": "llama4_text", "num_hidden_layers": 8, "num_local_experts": 128}
+    return parse_config({"model_type": "llama4", "text_config": {**given, **changes}}, "m")
+
+
+def test_llama_4_attends_to_chunks_and_every_fourth_layer_to_everything() -> None:
+    assert llama_4().windows == (Chunk(8192), Chunk(8192), Chunk(8192), None) * 2
+    assert llama_4(no_rope_layers=[1, 0] * 4, attention_chunk_size=64).windows == (Chunk(64), None) * 4
+    assert llama_4(no_rope_layers=[]).spans == (Span(Chunk(8192), 6), Span(None, 2))
+    assert llama_4(attention_chunk_size=None).windows == ()
+
+
+def test_llama_4_names_its_chunked_layers() -> None:
+    kinds = ["full_attention", "chunked_attention"] * 4
+
+    assert llama_4(layer_types=kinds).windows == (None, Chunk(8192)) * 4
+
+
+def test_llama_4_has_a_shared_expert_and_wider_dense_layers_between() -> None:
+    model = llama_4(interleave_moe_layer_step=2)
+
+    assert model.experts == Experts(total=128, active=1, ffn=8192, shared_ffn=8192, dense_layers=4)
+    assert model.ffn == 16384
+
+
 def test_a_wrong_head_dim_is_not_derived_when_the_file_gives_one() -> None:
     assert parsed(head_dim=64).head_dim == 64
     assert parsed(head_dim=None).head_dim == 128
@@ -260,10 +288,17 @@ def test_an_unlisted_family_is_read_by_the_general_rules_and_unverified() -> Non
         ({"torch_dtype": "float8"}, "torch_dtype must be one of bfloat16, float16, float32, got 'float8'"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings must be true or false, got 1"),
         ({"layer_types": ["full_attention"]}, "must list one kind for each of the 32 layers"),
-        ({"layer_types": ["linear_attention"] * 32}, r"layer_types\[0\] must be full_attention or sliding"),
+        ({"layer_types": ["linear_attention"] * 32}, r"layer_types\[0\] must be full_attention, sliding"),
         ({"layer_types": ["sliding_attention"] * 32}, "but no sliding_window is on"),
         ({"sliding_window": [0]}, "must list widths of at least 1 or null"),
-        ({"attention_chunk_size": 8192}, "chunked attention is not supported"),
+        (
+            {"attention_chunk_size": 8192},
+            "no layer_types, no_rope_layers or no_rope_layer_interval says of which",
+        ),
+        (
+            {"attention_chunk_size": 64, "no_rope_layers": [1]},
+            "no_rope_layers must have one entry for each of the 32",
+        ),
         ({"mamba_d_state": 16}, "state-space layers hold no KV per token"),
         ({"is_encoder_decoder": True}, "encoder-decoder models are not supported"),
         ({"num_kv_shared_layers": 20}, "layers that share KV are not supported"),

@@ -45,6 +45,8 @@ ZOO = [
     ("gemma-3-27b", "27.0", "54.0", 507904),
     ("gpt-oss-20b", "20.9", "41.8", 49152),
     ("gpt-oss-120b", "116.8", "233.6", 73728),
+    ("llama-4-scout", "107.8", "215.5", 196608),
+    ("llama-4-maverick", "400.7", "801.4", 196608),
     ("deepseek-v2", "235.7", "471", 69120),
     ("deepseek-v2-lite", "15.7", "31.4", 31104),
     ("deepseek-v3", "671.0", "1342", 70272),
@@ -61,6 +63,8 @@ ACTIVE = [
     ("qwen3-235b-a22b", 22.1),
     ("gpt-oss-20b", 4.2),
     ("gpt-oss-120b", 5.7),
+    ("llama-4-scout", 17.2),
+    ("llama-4-maverick", 17.2),
     ("deepseek-v2", 21.4),
     ("deepseek-v2-lite", 2.7),
     ("deepseek-v3", 37.6),
@@ -112,7 +116,15 @@ def test_weight_dtype_and_weight_bytes_can_be_given() -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "token_bytes"),
-    [("fp32", 2 * 2 * 2 * 16), ("bf16", 64), ("fp8", 32), ("int8", 8 * (4 + 2)), ("int4", 8 * (2 + 2))],
+    [
+        ("fp32", 2 * 2 * 2 * 16),
+        ("bf16", 64),
+        ("fp8", 32),
+        ("int8", 8 * (4 + 2)),
+        ("int4", 8 * (2 + 2)),
+        ("int2", 8 * (1 + 2)),
+        ("int2-g32", 8 * (1 + 4)),
+    ],
 )
 def test_kv_bytes_follow_the_dtype_and_its_scales(dtype: str, token_bytes: int) -> None:
     assert tiny().kv_bytes_per_token(dtype) == token_bytes
@@ -145,7 +157,7 @@ def test_heads_that_do_not_divide_over_the_gpus_are_refused(name: str, gpus: int
 
 
 def test_an_unknown_kv_dtype_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="one of auto, fp32, fp16, bf16, fp8, int8, int4, got 'fp6'"):
+    with pytest.raises(InputError, match=r"one of auto, fp32, fp16, bf16, fp8, int8, int4, .*, got 'fp6'"):
         tiny().kv_bytes_per_token("fp6")
 
 

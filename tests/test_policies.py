@@ -23,9 +23,20 @@ SETTINGS = [
     "paged:preemption=swap:swap_space_gib=0.000001",
     "prefix:block_size=1",
     "prefix:block_size=3:watermark=0.05:scheduler_reserve_full_isl=false",
+    "reserved:reserve=0.3",
+    "reserved:reserve=0",
+    "reserved:max_tokens=20:block_size=4",
+    "reserved:reserve=0.5:max_tokens=40:watermark=0.1",
+    "virtual:page_kib=64",
+    "virtual:page_kib=512:overlap=false:deferred_reclamation=false:eager_groups=0",
+    "virtual:page_kib=256:map_us=3",
     "sliding-window:window=20:block_size=4",
     "sliding-window:window=1:block_size=1",
     "sliding-window:window=12:block_size=4:sinks=4",
+    "sliding-window:window=12:block_size=4:sinks=6:enable_prefix_caching=true",
+    'sliding-window:block_size=4:kv_groups=[{"type":"chunked","window":26}]',
+    'sliding-window:block_size=4:enable_prefix_caching=true:kv_groups=[{"type":"full"},{"type":"chunked","window":24}]',
+    'sliding-window:block_size=4:enable_prefix_caching=true:kv_groups=[{"type":"chunked","window":24}]',
     "sliding-window:enable_prefix_caching=true",
     "sliding-window:enable_prefix_caching=true:prefix_cache_retention_interval=none:window=10:block_size=4",
     "sliding-window:enable_prefix_caching=true:prefix_cache_retention_interval=32:block_size=4",
@@ -60,7 +71,7 @@ def test_every_policy_is_documented_in_one_line(cls: type[Policy]) -> None:
 def test_reset_sets_what_the_engine_reads(cls: type[Policy]) -> None:
     policy = cls()
 
-    policy.reset(Pool.of_tokens(4096, 512))
+    policy.reset(Pool(kv_bytes=4096 << 16, token_bytes=1 << 16, max_model_len=512))
 
     assert policy.capacity > 0
     assert policy.slots_per_token >= 1

@@ -124,8 +124,9 @@ def _check_shape(own: Model, found: Model, profile: Profile) -> None:
 def executed_profile(profile: Profile, model: Model) -> Profile:
     """Return the profile of as many layers, without what the host adds: events on the device do not see it."""
     launch = {name: curve for name, curve in profile.fits.launch.items() if name != "host"}
+    gaps = {name: value for name, value in profile.host.items() if name.endswith("_gap") or name == "source"}
     fits = replace(profile.fits, launch=launch)
-    return replace(profile, model=replace(profile.model, layers=model.layers), fits=fits, host={})
+    return replace(profile, model=replace(profile.model, layers=model.layers), fits=fits, host=gaps)
 
 
 def config_of(options: FidelityOptions, model: Model, device: Device) -> RunConfig:

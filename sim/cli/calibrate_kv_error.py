@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -22,6 +24,10 @@ def kv_error(
     outlier_channels: Annotated[int, Parameter(help="Wide channels of each head's keys.")] = 4,
     outlier_scale: Annotated[float, Parameter(help="How many times as wide they are.")] = 10.0,
     seeds: Annotated[int, Parameter(help="Draws of the inputs.")] = 5,
+    output: Annotated[
+        Path | None,
+        Parameter(name=["--output", "-o"], help="Folder for kv_error.csv and the plot (PNG, SVG)."),
+    ] = None,
     json: Annotated[bool, Parameter(negative=(), help="Print one JSON object instead of text.")] = False,
 ) -> None:
     """Measure how far attention's output is off when K and V are quantised, on random and on outlier-heavy inputs.
@@ -44,10 +50,32 @@ def kv_error(
     )
     wanted = list(KV_BITS) if dtypes is None else [name.strip() for name in dtypes.split(",")]
     rows = list(measure_errors(given, wanted))
+    if output is not None:
+        _save(rows, given, output)
     if json:
         print_json({"basis": _basis(given), "rows": [row._asdict() for row in rows]})
     else:
         print(_text(rows, given))
+
+
+def _save(rows: list[KvError], given: Inputs, folder: Path) -> None:
+    import pandas as pd
+
+    from kvsim.errors import InputError
+    from kvsim.reports.kv_error import plot_kv_error
+    from kvsim.reports.style import figure_of, save_figure
+    from kvsim.whole_file import WholeFile
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {folder}: cannot be made: {error.strerror}") from error
+    frame = pd.DataFrame([row._asdict() for row in rows])
+    table = WholeFile(folder / "kv_error.csv")
+    table.write(frame.to_csv(index=False).encode())
+    table.keep()
+    save_figure(figure_of(plot_kv_error(frame, caption=_basis(given))), folder / "kv_error")
+    print(f"Written to {folder}: kv_error.csv, kv_error.png, kv_error.svg", file=sys.stderr)
 
 
 def _text(rows: list[KvError], given: Inputs) -> str:
@@ -65,10 +93,10 @@ def _text(rows: list[KvError], given: Inputs) -> str:
 
 
 def _basis(given: Inputs) -> str:
-    import torch
+    from importlib.metadata import version
 
     return (
-        f"relative error of attention's output (measured on CPU, torch {torch.__version__}; "
+        f"relative error of attention's output (measured on CPU, torch {version('torch')}; "
         f"{len(given.seeds)} draws of {given.heads} heads of {given.head_dim}, {given.tokens} tokens, "
         f"{given.queries} queries; outliers: "
         f"{given.outlier_channels} channels of each head's keys {given.outlier_scale:g} times as wide)"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kvsim.capacity import Capacity
 from kvsim.config import MemoryConfig
 from kvsim.gpu import Gpu
-from kvsim.model import Model
+from kvsim.model import KV_BITS, KV_GROUPS, Model
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -169,8 +169,13 @@ def _notes(pairs: Sequence[Pair]) -> list[str]:
                 notes[f"{kind} {one.name} is unverified: {one.source}"] = None
         if pair.capacity is None:
             continue
-        if _dtype(pair) in ("int8", "int4"):
-            notes[f"{_dtype(pair)} counts a 2-byte scale for each head of each token, for K and for V"] = None
+        dtype = _dtype(pair)
+        if dtype in KV_GROUPS:
+            notes[
+                f"{dtype} counts a 2-byte scale and a 2-byte zero point for each {KV_GROUPS[dtype]} elements"
+            ] = None
+        elif KV_BITS[dtype][1]:
+            notes[f"{dtype} counts a 2-byte scale for each head of each token, for K and for V"] = None
         if any(row.key == "kv_bytes" and row.basis == "assumed" for row in figures(pair)):
             notes["assumed pools rest on an estimated activation peak and 0.25 GiB of runtime memory"] = None
         best = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +12,10 @@ from cyclopts import App, Parameter
 from kvsim.cli.experiment import CELLS_ON_THIS_MACHINE, CellOptions, Cells, refuse, run_file
 from kvsim.cli.flags import NO_FLAGS, OUTPUT, POLICY, TRACE, ConfigFile, Flags, Json, fill_from_file, settings
 from kvsim.cli.origin import remember
-from kvsim.cli.run import AS_THE_FILE_SAYS, Reading, caption, say_rejected
+from kvsim.cli.run import AS_THE_FILE_SAYS, BAND_WHERE_KNOWN, Banding, Reading, caption, say_rejected
 
 if TYPE_CHECKING:
+    from kvsim.cli.run_band import BandOptions
     from kvsim.cli.trace_options import TraceOptions
     from kvsim.comparison import Comparison
     from kvsim.config import RunConfig
@@ -41,6 +42,7 @@ def compare_policies(
     memory_map: Annotated[bool | None, Parameter(group=OUTPUT)] = None,
     jobs: Annotated[int | None, Parameter(name=("--jobs", "-j"), group=OUTPUT)] = None,
     cells: Cells = CELLS_ON_THIS_MACHINE,
+    banding: Banding = BAND_WHERE_KNOWN,
     json: Json = False,
     markdown: Annotated[bool, Parameter(negative=(), group=OUTPUT)] = False,
 ) -> None:
@@ -66,22 +68,27 @@ def compare_policies(
     _check_output(jobs, json, markdown)
     if trace.suffix == ".toml":
         given = {"policies": policies, "memory_map": memory_map, "config": config}
-        _refuse_trace_flags(trace, given, reading, flags)
+        _refuse_trace_flags(trace, given, reading, flags, banding)
         run_file(trace, cells, output, jobs, as_json=json, as_markdown=markdown)
         return
     _refuse_rest(cells, output, memory_map)
-    draw = memory_map if output is not None else False
-    comparison, loaded = _run(trace, policies, reading, settings(flags), jobs, draw)
-    report(comparison, loaded, output, as_json=json, as_markdown=markdown)
+    draw, chosen = memory_map if output is not None else False, settings(flags)
+    comparison, loaded = _run(trace, policies, reading, chosen, jobs, draw, banding)
+    report(comparison, loaded, output, json, markdown, banding.add_all(comparison, loaded, chosen))
 
 
 def _refuse_trace_flags(
-    experiment: Path, given: Mapping[str, object], reading: TraceOptions, flags: RunConfig
+    experiment: Path,
+    given: Mapping[str, object],
+    reading: TraceOptions,
+    flags: RunConfig,
+    banding: BandOptions,
 ) -> None:
     """Refuse what an experiment's file says itself."""
     defaults: dict[str, object] = {"policies": POLICIES}
     values = {name: (value, defaults.get(name)) for name, value in given.items()}
     values |= {name: (getattr(reading, name), getattr(AS_THE_FILE_SAYS, name)) for name in reading.__slots__}
+    values |= {name: (getattr(banding, name), None) for name in banding.__slots__}
     values |= {name: (value, getattr(NO_FLAGS, name)) for name, value in vars(flags).items()}
     refuse(values, f"goes with a trace; {experiment} says it in [base] or [sweep]")
 
@@ -101,7 +108,13 @@ def _refuse_rest(cells: CellOptions, output: Path | None, memory_map: bool | Non
 
 
 def _run(
-    trace: Path, policies: str, reading: TraceOptions, chosen: RunConfig, jobs: int | None, draw: bool | None
+    trace: Path,
+    policies: str,
+    reading: TraceOptions,
+    chosen: RunConfig,
+    jobs: int | None,
+    draw: bool | None,
+    banding: BandOptions,
 ) -> tuple[Comparison, Trace]:
     from kvsim.comparison import check_comparison
     from kvsim.comparison import compare as run_all
@@ -109,6 +122,7 @@ def _run(
 
     names = split_policies(policies)
     check_comparison(names, chosen)
+    banding.check(names[0], chosen)
     wait = _start_workers(trace, names, jobs)
     try:
         loaded = reading.load(trace)
@@ -134,9 +148,14 @@ def _start_workers(trace: Path, policies: list[str], jobs: int | None) -> Callab
 
 
 def report(
-    comparison: Comparison, trace: Trace, output: Path | None, *, as_json: bool, as_markdown: bool
+    comparison: Comparison,
+    trace: Trace,
+    output: Path | None,
+    as_json: bool,
+    as_markdown: bool,
+    bands: Sequence[str] = (),
 ) -> None:
-    """Print the table and write the folder with its plots."""
+    """Print the table, with a line a policy on its band, and write the folder with its plots."""
     from kvsim.cli.print_json import print_json
     from kvsim.reports import comparison_markdown, print_comparison
 
@@ -151,7 +170,10 @@ def report(
         frames = comparison.summary, comparison.timeline, comparison.requests
         comparison.save(output, lambda folder: save_comparison(folder, *frames, caption=line))
     if as_json:
-        rows = {name: result.summary for name, result in comparison.results.items()}
+        rows = {
+            name: result.summary | {"cost_band": result.config.get("cost_band")} if bands else result.summary
+            for name, result in comparison.results.items()
+        }
         chosen = next(iter(comparison.results.values())).config["settings"]
         of = {"name": trace.name, "requests": len(trace)}
         print_json({"trace": of, "settings": chosen, "policies": rows})
@@ -159,6 +181,8 @@ def report(
         print(comparison_markdown(comparison.summary, caption=line))
     else:
         print_comparison(comparison.summary, caption=line)
+    if bands and not as_json:
+        print("\n".join(bands))
     if output is not None:
         plots = "plots (PNG, SVG), " if len(comparison.timeline) else ""
         print(f"Written to {output}: compare.csv, {plots}a run folder a policy", file=sys.stderr)

@@ -20,6 +20,7 @@ from kvsim.cli.flags import (
     settings,
 )
 from kvsim.cli.origin import remember
+from kvsim.cli.run_band import BandOptions
 from kvsim.cli.run_files import RunFiles
 from kvsim.cli.trace_options import TraceOptions
 
@@ -30,6 +31,8 @@ Reading = Annotated[TraceOptions, Parameter(group=TRACE)]
 AS_THE_FILE_SAYS = TraceOptions()
 Files = Annotated[RunFiles, Parameter(group=OUTPUT)]
 NO_FILES = RunFiles()
+Banding = Annotated[BandOptions, Parameter(group=OUTPUT)]
+BAND_WHERE_KNOWN = BandOptions()
 
 run = App(name="run", config=fill_from_file)
 
@@ -45,6 +48,7 @@ def run_policy(
     config: ConfigFile = None,
     output: Annotated[Path | None, Parameter(name=("--output", "-o"), group=OUTPUT)] = None,
     files: Files = NO_FILES,
+    banding: Banding = BAND_WHERE_KNOWN,
     json: Json = False,
 ) -> None:
     """Replay a trace through one policy and print what came out.
@@ -65,14 +69,16 @@ def run_policy(
     chosen = settings(flags)
     check_settings(policy, chosen)
     files.check(output)
+    banding.check(policy, chosen)
     with files.opened(chosen) as watchers:
         loaded = reading.load(trace)
         result = simulate(loaded, policy, chosen, attach=watchers.attach, memory_map=files.memory_map)
         remember(result, policy, trace, reading)
         watchers.finish(result)
+    band = banding.add(result, loaded, policy, chosen)
     if output is not None:
         result.save(output)
-    _report(policy, result, output, json)
+    _report(policy, result, band, output, json)
 
 
 def caption(result: Result) -> str:
@@ -102,7 +108,7 @@ def say_rejected(policy: str, result: Result) -> None:
         )
 
 
-def _report(policy: str, result: Result, output: Path | None, as_json: bool) -> None:
+def _report(policy: str, result: Result, band: str, output: Path | None, as_json: bool) -> None:
     import pandas as pd
 
     from kvsim.cli.print_json import print_json
@@ -113,5 +119,7 @@ def _report(policy: str, result: Result, output: Path | None, as_json: bool) -> 
         print_json({"config": result.config, "summary": result.summary})
     else:
         print_comparison(pd.DataFrame([{"policy": policy} | result.summary]), caption=caption(result))
+        if band:
+            print(band)
     if output is not None:
         print(f"Written to {output}", file=sys.stderr)
