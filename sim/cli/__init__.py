@@ -45,7 +45,8 @@ COMMANDS = {
     Rows come from a table of facts, each with its source, and are of three classes: E is exact to the digits that
     were printed, T is in trend within a stated band, physics holds whatever the numbers. Exits with 0 when every E
     row is exact, every physics row holds, and every T row is in its band or documented as missed with the cause; with
-    1 otherwise. Rows that need a trace that is not there, or a feature that kvsim lacks, are listed with the reason.""",
+    1 otherwise. Rows that need a trace that is not there, or a feature that kvsim lacks, are listed with the
+    reason.""",
 }
 """What each command's docstring says; here too, so that help loads none of them."""
 
