@@ -98,6 +98,7 @@ def plot_throughput_latency(
             _note(axes, curves)
         noted = f"; numbers are {rate}" if rate else ""
         axes.set(xlabel=f"{words_for(throughput)}{noted}", ylabel=words_for(latency))
+        axes.margins(x=0.08)
         axes.set_xlim(left=0)
         _scale_y(axes, scaled(drawn[latency].astype(float), latency).to_numpy())
         if len(lines) > 1:
