@@ -65,7 +65,7 @@ class TraceSettings:
         found = read_trace(
             Path(self.trace),
             format=self.format,
-            columns=None if self.columns is None else _columns(self.columns),
+            columns=None if self.columns is None else column_names(self.columns, "columns"),
             hash_block_tokens=self.hash_block_tokens,
             rate=self.rate,
             arrival=self.arrival or "trace",
@@ -78,21 +78,23 @@ class TraceSettings:
         changes: dict[str, Any] = {
             name: getattr(self, name) for name in ("sample", "head", "repeat", "scale_rate")
         }
-        between = None if self.between is None else _pair(self.between)
+        between = None if self.between is None else between_times(self.between, "between")
         transform = importlib.import_module("kvsim.traces.transform").transform
         return cast(Workload, transform(workload, between=between, seed=self.seed, **changes))
 
 
-def _pair(text: str) -> tuple[float, float]:
+def between_times(text: str, name: str) -> tuple[float, float]:
+    """Read START,END in seconds; `name` is what the setting is called where it was given."""
     try:
         start, end = (float(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"between must be START,END in seconds, got {text!r}") from None
+        raise InputError(f"{name} must be START,END in seconds, got {text!r}") from None
     return start, end
 
 
-def _columns(text: str) -> dict[str, str]:
+def column_names(text: str, name: str) -> dict[str, str]:
+    """Read OURS=THEIRS,…; `name` is what the setting is called where it was given."""
     pairs = [part.partition("=") for part in text.split(",")]
     if not all(ours.strip() and theirs.strip() for ours, _, theirs in pairs):
-        raise InputError(f"columns must be name=column,name=column, got {text!r}")
+        raise InputError(f"{name} must be name=column,name=column, got {text!r}")
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}

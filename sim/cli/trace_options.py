@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
 
-from kvsim.errors import InputError
+from kvsim.trace_settings import between_times, column_names
 
 if TYPE_CHECKING:
     from kvsim.traces.trace import Trace
@@ -51,11 +51,11 @@ class TraceOptions:
         from kvsim.traces.read import read_trace
         from kvsim.traces.transform import transform
 
-        between = None if self.between is None else _pair(self.between)
+        between = None if self.between is None else between_times(self.between, "--between")
         trace = read_trace(
             path,
             format=self.format,
-            columns=None if self.columns is None else _columns(self.columns),
+            columns=None if self.columns is None else column_names(self.columns, "--columns"),
             hash_block_tokens=self.hash_block_tokens,
             rate=self.rate,
             arrival=self.arrival,
@@ -72,18 +72,3 @@ class TraceOptions:
             repeat=self.repeat,
             scale_rate=self.scale_rate,
         )
-
-
-def _pair(text: str) -> tuple[float, float]:
-    try:
-        start, end = (float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--between must be START,END in seconds, got {text!r}") from None
-    return start, end
-
-
-def _columns(text: str) -> dict[str, str]:
-    pairs = [part.partition("=") for part in text.split(",")]
-    if not all(ours.strip() and theirs.strip() for ours, _, theirs in pairs):
-        raise InputError(f"--columns must be name=column,name=column, got {text!r}")
-    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
