@@ -197,6 +197,7 @@ class Policy(ABC):
 
     def take_blocks(self, blocks: int) -> None:
         """Give decoding sequences so many blocks; of policies with a `counted_block`."""
+        # Not abstract, since a policy without a `counted_block` is never asked.
         raise NotImplementedError(f"{self.name} does not count blocks")
 
     def transfers(self) -> float:

@@ -10,8 +10,8 @@ import pytest
 
 from kvsim import reports
 from kvsim.cli import main
-from kvsim.cli.remarks import remarks
 from kvsim.comparison import Comparison
+from kvsim.reports.headline import sentences
 from kvsim.result import Result
 
 
@@ -70,26 +70,30 @@ def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path, capsys: pytest
 
 
 def comparison(**rows: dict[str, Any]) -> Comparison:
-    usual = {"running_max": 4, "median_ttft_ms": 10.0, "prefix_cache_hit_rate": 0.0}
+    usual = {"completed": 9, "rejected": 0, "request_throughput": 1.0}
+    usual |= {"running_max": 4, "median_ttft_ms": 10.0, "prefix_cache_hit_rate": 0.0}
     shares = {"reserved": 0.1, "internal": 0.2, "external": 0.0}
     return Comparison({name: Result({}, usual | shares | row, {}, {}) for name, row in rows.items()})
 
 
 def test_remarks_follow_from_the_numbers() -> None:
-    said = remarks(
+    said = sentences(
         comparison(
             few={"running_max": 2, "external": 0.5, "median_ttft_ms": 2500.0},
             many={"running_max": 9, "prefix_cache_hit_rate": 0.25},
-        )
+        ).summary
     )
 
     assert said == [
         "many ran up to 9 requests at once, few 2: with few, 50% of the memory was free in pieces too small to "
         "give away; with many, 0%.",
-        "many gave the first token soonest, after 0.01 s in the median against 2.50 s with few; 25% of its prompt "
+        "many gave the first token soonest, after 10 ms in the median against 2.50 s with few; 25% of its prompt "
         "tokens were in the cache.",
+        "All served the same 1 requests/s.",
     ]
 
 
-def test_equal_numbers_are_not_remarked_upon() -> None:
-    assert remarks(comparison(one={"median_ttft_ms": None}, two={})) == []
+def test_of_equal_numbers_only_the_throughput_is_told() -> None:
+    assert sentences(comparison(one={"median_ttft_ms": None}, two={}).summary) == [
+        "All served the same 1 requests/s."
+    ]

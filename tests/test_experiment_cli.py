@@ -101,9 +101,13 @@ def test_a_finished_experiment_exits_with_0_and_runs_nothing_again(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     main(["compare", "experiment.toml", "-j", "1"])
+    finished = {path.name: path.read_bytes() for path in here.rglob("cells/*.json")}
     monkeypatch.setattr("kvsim.experiment_run.run_task", None)
 
     main(["compare", "experiment.toml", "-j", "1"])
+
+    assert finished
+    assert {path.name: path.read_bytes() for path in here.rglob("cells/*.json")} == finished
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ def demo(
         Print one JSON object with the settings and every policy's summary.
     """
     from kvsim.cli.compare import report
-    from kvsim.cli.remarks import remarks
     from kvsim.comparison import compare
+    from kvsim.reports.headline import sentences
     from kvsim.result import new_folder
     from kvsim.traces.generate import generate
 
@@ -45,8 +45,8 @@ def demo(
         result.config["seed"] = seed
     _clear(output)
     report(comparison, trace, output, as_json=json, as_markdown=False)
-    for remark in remarks(comparison):
-        print(remark, file=sys.stderr)
+    for sentence in sentences(comparison.summary):
+        print(sentence, file=sys.stderr)
     print(f"Look at {output / 'comparison.png'}", file=sys.stderr)
 
 
