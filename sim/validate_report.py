@@ -74,7 +74,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
     rest = Counter(row.verdict for row in rows if not row.was_checked)
     words = {
         NOT_THERE: "need a trace that is not there",
-        NOT_YET: "need what kvsim lacks",
+        NOT_YET: "are not measured yet",
         CONTEXT: "cannot be repeated",
     }
     if left := [f"{rest[word]} {text}" for word, text in words.items() if rest[word]]:

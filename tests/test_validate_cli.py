@@ -66,7 +66,7 @@ def test_the_table_says_each_row_its_cause_and_the_rest(capsys: pytest.CaptureFi
     assert printed.out.splitlines()[-3:] == [
         "1 of 1 E rows exact",
         "0 of 1 T rows in band, 1 missed for a known cause",
-        "not checked: 1 need what kvsim lacks",
+        "not checked: 1 are not measured yet",
     ]
     assert printed.err == ""
 

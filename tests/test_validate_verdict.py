@@ -110,7 +110,7 @@ def test_the_summary_counts_what_was_and_was_not_checked() -> None:
         "1 of 2 E rows exact, 1 off",
         "0 of 2 T rows in band, 1 missed for a known cause, 1 failed",
         "1 of 1 physics rows hold",
-        "not checked: 1 need what kvsim lacks",
+        "not checked: 1 are not measured yet",
     ]
 
 
