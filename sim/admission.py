@@ -134,6 +134,5 @@ class Admission:
 
     def forget(self, job: Job) -> None:
         """Take a sequence that gives its memory back out of the sums over what sequences hold."""
-        self.batch.uncover(job)
         self.reach -= job.reach
         job.reach = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import inf
 
 from kvsim.job import Job
@@ -13,6 +13,8 @@ ROWS = 1 << 14
 """Rows of the trace that are read at a time: Python numbers take five times the memory of the columns."""
 
 Rejected = Callable[[int, float, str], None]
+Row = tuple[float, int, int, int]
+"""Time, row, prompt and output tokens."""
 
 
 class Arrivals:
@@ -30,25 +32,24 @@ class Arrivals:
         self._longest = max_model_len
         self._policy = policy
         self._rejected = rejected
-        self._row = -1
-        self._first = 0
-        self._times: list[float] = []
-        self._prompts: list[int] = []
-        self._outputs: list[int] = []
-        self._follows: list[bool] = []
-        self.next = -inf
+        self._most = max_model_len - 1 if policy is None else min(max_model_len - 1, policy.never_refused)
+        """Length up to which nothing speaks against a request."""
+        self._priorities = workload.priority
+        self._rows = _open_loop(workload)
+        self._row = next(self._rows)
+        self.next = self._row[0]
         """When the next request comes; inf after the last."""
-        self._advance()
 
     def take(self, now: float) -> list[Job]:
         """Return the jobs that have come by `now` since the last call."""
         jobs = []
         while self.next <= now:
-            at = self._row - self._first
-            job = self._job(self._row, self.next, self._prompts[at], self._outputs[at])
+            time, row, prompt, output = self._row
+            job = self._job(row, time, prompt, output)
             if job is not None:
                 jobs.append(job)
-            self._advance()
+            self._row = next(self._rows)
+            self.next = self._row[0]
         return jobs
 
     def job(self, row: int, time: float) -> Job | None:
@@ -56,43 +57,41 @@ class Arrivals:
         workload = self._workload
         return self._job(row, time, int(workload.prompt_tokens[row]), int(workload.output_tokens[row]))
 
-    def _advance(self) -> None:
-        """Go to the next open-loop row."""
-        while True:
-            self._row += 1
-            at = self._row - self._first
-            if at == len(self._times):
-                self._read(self._row)
-                at = 0
-                if not self._times:
-                    self.next = inf
-                    return
-            if not (self._follows and self._follows[at]):
-                self.next = self._times[at]
-                return
-
-    def _read(self, row: int) -> None:
-        """Read the rows from `row` on."""
-        workload, rows = self._workload, slice(row, row + ROWS)
-        self._first = row
-        self._times = workload.arrival[rows].tolist()
-        self._prompts = workload.prompt_tokens[rows].tolist()
-        self._outputs = workload.output_tokens[rows].tolist()
-        parents = workload.parent
-        self._follows = [] if parents is None else (parents[rows] >= 0).tolist()
-
     def _job(self, row: int, time: float, prompt: int, output: int) -> Job | None:
-        longest = self._longest
-        final = min(prompt + output, longest) - 1
-        reason: str | None = None
+        final = prompt + output - 1
+        if not 0 < prompt <= final <= self._most:
+            final = min(final, self._longest - 1)
+            reason = self._reason(prompt, final)
+            if reason is not None:
+                self._rejected(row, time, reason)
+                return None
+        priority = 0 if self._priorities is None else int(self._priorities[row])
+        return Job(row, time, prompt, priority, final)
+
+    def _reason(self, prompt: int, final: int) -> str | None:
+        """Say why a request can never be served; None when it can."""
         if not prompt:
-            reason = "a prompt of 0 tokens has nothing to compute"
-        elif prompt >= longest:
-            reason = f"prompt of {prompt} tokens does not fit max_model_len {longest} with an output"
-        elif self._policy is not None and final > self._policy.never_refused:
-            reason = self._policy.refuses(final)
-        if reason is not None:
-            self._rejected(row, time, reason)
-            return None
-        priorities = self._workload.priority
-        return Job(row, time, prompt, 0 if priorities is None else int(priorities[row]), final)
+            return "a prompt of 0 tokens has nothing to compute"
+        if prompt >= self._longest:
+            return f"prompt of {prompt} tokens does not fit max_model_len {self._longest} with an output"
+        if self._policy is not None and final > self._policy.never_refused:
+            return self._policy.refuses(final)
+        return None
+
+
+def _open_loop(workload: Workload) -> Iterator[Row]:
+    """Go through the rows that wait for no other, and then for ever through one that comes never."""
+    for first in range(0, len(workload), ROWS):
+        rows = slice(first, first + ROWS)
+        columns = [workload.arrival, workload.prompt_tokens, workload.output_tokens]
+        times, prompts, outputs = [column[rows].tolist() for column in columns]
+        numbers = range(first, first + len(times))
+        if workload.parent is None:
+            yield from zip(times, numbers, prompts, outputs, strict=True)
+            continue
+        waits = (workload.parent[rows] >= 0).tolist()
+        for wait, *row in zip(waits, times, numbers, prompts, outputs, strict=True):
+            if not wait:
+                yield tuple(row)
+    while True:
+        yield inf, -1, 0, 0

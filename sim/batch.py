@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 
 from kvsim.job import Job
@@ -26,10 +27,9 @@ class Batch:
         """Tokens of the blocks that are counted (`Policy.counted_block`); 0 where leases tell who needs memory."""
         self.phases: list[int] = [0]
         """How many decoding sequences have each `base` modulo the block size: who needs a block when."""
-        self.overhang = 0
-        """Σ `Job.pad` over the running."""
-        self.tails: dict[int, int] = {}
-        """Σ `Job.pad` of the decoding sequences that get their last counted block in a decode step to come."""
+        self.pads = array("q")
+        """Where blocks are counted: pairs of 2 · step, or one more for when it has ended, and by how much Σ `Job.pad`
+        over the running grows then. They may lie ahead, and one that turns out wrong is taken back by another."""
         self.marks: set[int] = set()
         """Decode steps for which a calendar has an entry."""
         self.step = 0
@@ -86,10 +86,6 @@ class Batch:
         """Return how many counted blocks the decodes of a step take."""
         return self.phases[(1 - step) % self.block_size]
 
-    def stops(self, step: int) -> bool:
-        """Tell whether a sequence may end or fill a window in a decode step, or need a new lease in the next one."""
-        return step in self._ends or step in self._bends or step + 1 in self._due or step + 1 in self._wraps
-
     def needs_block(self, job: Job) -> bool:
         """Tell whether a decoding sequence outgrows its blocks or its lease in this step."""
         length = job.base + self.step
@@ -97,27 +93,21 @@ class Batch:
             return (length - 1) % self.block_size == 0
         return length > job.lease.until
 
-    def last_blocks(self, step: int) -> int:
-        """Take note of the sequences that get their last block in a step; return what they leave unfilled."""
-        pads = self.tails.pop(step, 0)
-        self.overhang += pads
-        return pads
-
     def cover(self, job: Job, tokens: int) -> None:
         """Note what a sequence whose blocks cover so many tokens will leave unfilled."""
         size = self.block_size
         if not job.pad and tokens > (job.final - 1) // size * size:
             job.pad = -job.final % size
-            self.overhang += job.pad
+            self.pads.extend((2 * self.step, job.pad))
 
-    def uncover(self, job: Job) -> None:
-        """Forget what a sequence leaves unfilled."""
-        if not job.pad:
+    def uncover(self, job: Job, step: int) -> None:
+        """Forget what a running sequence leaves unfilled, from 2 · step on (see `pads`)."""
+        pad = job.pad
+        if not pad:
             return
-        if job.due > self.step:
-            self.tails[job.due] -= job.pad
-        else:
-            self.overhang -= job.pad
+        self.pads.extend((max(step, 2 * job.due), -pad))
+        if job.decoding:
+            self.pads.extend((2 * (job.final - job.base) + 1, pad))
         job.pad = 0
         job.due = -1
 
@@ -187,10 +177,13 @@ class Batch:
             self.expect(job)
             return
         self.phases[base % size] += 1
-        if not job.pad:
-            job.pad = -job.final % size
-            if job.pad:
-                self._expect_tail(job, (job.final - 1) // size * size + 1 - base)
+        pad = job.pad
+        if pad:
+            self.pads.extend((2 * end + 1, -pad))
+        elif pad := -job.final % size:
+            job.pad = pad
+            job.due = due = (job.final - 1) // size * size + 1 - base
+            self.pads.extend((2 * due, pad, 2 * end + 1, -pad))
 
     def leave(self, job: Job) -> None:
         """Take a decoding sequence out of the sums; its length is then in `computed`."""
@@ -224,13 +217,7 @@ class Batch:
             size = self.block_size
             self.phases[(job.base + 1) % size] -= 1
             self.phases[job.base % size] += 1
-            if job.due >= self.step:
-                if job.due > self.step:
-                    self.tails[job.due] -= job.pad
-                else:
-                    # Its last block is not taken in this step after all.
-                    self.overhang -= job.pad
-                self._expect_tail(job, job.due + 1)
+            self._delay_pad(job)
         for number in range(job.passed, len(self.windowed)):
             self.windowed[number] -= 1
 
@@ -271,10 +258,16 @@ class Batch:
         self._wraps[step].append((job.stamp, job))
         self.marks.add(step - 1)
 
-    def _expect_tail(self, job: Job, step: int) -> None:
-        job.due = step
-        self.tails[step] = self.tails.get(step, 0) + job.pad
-        self.marks.add(step)
+    def _delay_pad(self, job: Job) -> None:
+        """Let a sequence that was passed over get its last block, and end, a step later."""
+        pad = job.pad
+        if not pad:
+            return
+        end = job.final - job.base
+        self.pads.extend((2 * end - 1, pad, 2 * end + 1, -pad))
+        if job.due >= self.step:
+            self.pads.extend((2 * job.due, -pad, 2 * job.due + 2, pad))
+            job.due += 1
 
     def _bend(self, job: Job) -> None:
         if job.passed < len(self.windows):

@@ -54,7 +54,7 @@ class Ledger:
         "waiting",
         "external",
         "reusable",  # less, where growing took free blocks beyond those without content
-        "beyond",  # Σ reach − held of the last row, which growing leaves as it is but for `tail`
+        "beyond",  # Σ reach − held, which growing leaves as it is, but for `pads`
         "live",  # of the first row
         "live_more",  # of each row than of the one before
         "placed",
@@ -87,7 +87,9 @@ class Ledger:
         self.time_waiting = Durations()
         """Seconds with so many waiting."""
         self._entries = array("q")
-        self._tails: list[tuple[int, int]] = []
+        self.pads = array("q")
+        """Changes of the tokens that will never be filled, where `beyond` leaves them out (`Batch.pads`)."""
+        self._unfilled = 0
         self._steps = self._tokens = 0
         self._totals = np.zeros(len(CATEGORIES) + 2)
         self._waited = 0.0
@@ -153,12 +155,6 @@ class Ledger:
         self.gaps.noted += 1
         if len(self.ends) >= BUFFER:
             self._sum_up()
-
-    def tail(self, pads: int) -> None:
-        """Note that with the last row appended, sequences hold so many tokens that they will never fill."""
-        slots = pads * self.slots_per_token
-        self.beyond -= slots
-        self._tails.append((len(self.ends) - 1, slots))
 
     def entry(
         self,
@@ -250,15 +246,11 @@ class Ledger:
         self._summed_to = float(ends[-1])
         rows = entries[:, 0]
         column = dict(zip(self.ENTRY, np.repeat(entries, rows, axis=0).T, strict=True))
+        since = np.arange(len(ends)) - np.repeat(np.cumsum(rows) - rows, rows)
+        if self.pads or self._unfilled:
+            column["beyond"] -= self.slots_per_token * self._never_filled(column["steps"])
         self._steps += int(column["steps"].sum())
         self._tokens += int(column["tokens"].sum())
-        last = np.cumsum(rows) - 1
-        since = np.arange(len(ends)) - np.repeat(last + 1 - rows, rows)
-        if self._tails:
-            places, slots_each = np.array(self._tails).T
-            gone = np.cumsum(np.bincount(places, slots_each, len(ends)).astype(np.int64))
-            column["beyond"] = column["beyond"] + np.repeat(gone[last], rows) - gone
-            self._tails.clear()
         slots = self._split(column, since, held)
         figures = np.stack([*slots, column["running"], column["waiting"]]) * seconds
         self._totals += figures.sum(axis=1)
@@ -267,6 +259,20 @@ class Ledger:
         regular = column["decodes"] > 0
         self.gaps.extend(seconds[regular], column["decodes"][regular])
         self.timeline.add(ends, column["steps"], column["tokens"], figures)
+
+    def _never_filled(self, steps: IntColumn) -> IntColumn:
+        """Return for each row the tokens that sequences hold and will never fill, and forget `pads` of the past."""
+        # In halves: a pause comes after the step before it.
+        times = 2 * (self._steps + np.cumsum(steps)) + 1 - steps
+        changes = np.array(self.pads).reshape(-1, 2)
+        rows = np.searchsorted(times, changes[:, 0])
+        is_known = rows < len(times)
+        del self.pads[:]
+        self.pads.frombytes(changes[~is_known].tobytes())
+        added = np.bincount(rows[is_known], changes[is_known, 1], len(times))
+        tokens = self._unfilled + np.cumsum(added.astype(np.int64))
+        self._unfilled = int(tokens[-1])
+        return tokens
 
     def _split(self, column: dict[str, IntColumn], since: IntColumn, held: IntColumn) -> list[IntColumn]:
         """Return the six categories for each row."""

@@ -72,7 +72,6 @@ class Planner(Admission):
             wanted = batch.wanted(batch.step)
             if wanted > policy.spare_blocks:
                 return False
-            self.dirty = batch.last_blocks(batch.step) > 0 or self.dirty
             if wanted:
                 policy.take_blocks(wanted)
                 self.dirty = True
@@ -82,7 +81,6 @@ class Planner(Admission):
     def _counted(self, plan: Plan, every: bool) -> list[tuple[int, Job]]:
         """Take the blocks that decodes need at once if they are there; else return who has to ask for one."""
         batch, policy, size = self.batch, self.policy, self.batch.block_size
-        batch.last_blocks(batch.step)
         self.dirty = True
         wanted = batch.wanted(batch.step)
         chunks = len(batch.prefilling) * (min(plan.cap, plan.budget) // size + 1)
@@ -174,6 +172,7 @@ class Planner(Admission):
             is_scheduled = victim.stamp < grower.stamp
             if not is_scheduled:
                 batch.hold_back(victim)
+            batch.uncover(victim, 2 * batch.step)
             batch.leave(victim)
             lost = victim.computed - is_scheduled
             victim.tokens = lost + 1
@@ -185,6 +184,7 @@ class Planner(Admission):
             _, tokens = plan.chunks.pop(victim.index, (victim, 0))
             plan.budget += tokens
             lost = victim.computed - tokens
+            batch.uncover(victim, 2 * batch.step)
             batch.prefilling.pop(victim.index)
         self.stalled.pop(victim.index, None)
         del batch.running[victim.index]

@@ -79,6 +79,7 @@ class Replica:
             return False
         self.policy = self.planner.policy = counted
         self.batch.count_blocks(counted.counted_block)
+        self.ledger.pads = self.batch.pads
         return True
 
     @property
@@ -112,6 +113,9 @@ class Replica:
         if not plan.chunks and self.batch.decodes == len(plan.stalled) and not plan.preempted:
             if self.planner.dirty and not self.under_way:
                 self.hold(now)
+            if self.batch.block_size:
+                # Steps are what `Batch.pads` counts by, and this is none.
+                self.batch.step -= 1
             return None
         return plan
 
@@ -171,6 +175,7 @@ class Replica:
                 batch.join(job)
             else:
                 job.chunk = 1
+                batch.uncover(job, 2 * batch.step + 1)
                 finished.append(job)
         finished += batch.finish()
         if finished:
@@ -194,7 +199,8 @@ class Replica:
         usage = self.policy.usage(planner.waiting.head())
         reach = planner.reach
         if batch.block_size:
-            reach = usage.held + usage.shared - batch.overhang * self.ledger.slots_per_token
+            # What will never be filled is in `Batch.pads`.
+            reach = usage.held + usage.shared
         self.ledger.hold(now, usage, reach, len(batch.running), len(planner.waiting))
         planner.dirty = False
 

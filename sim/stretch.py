@@ -74,6 +74,7 @@ class Stretch:
             if job.computed < job.final:
                 batch.join(job)
             else:
+                batch.uncover(job, 2 * batch.step + 1)
                 finished.append(job)
         self._let_go(finished + batch.finish(), end)
         return end
@@ -98,7 +99,7 @@ class Stretch:
         replica = self._replica
         batch, ledger, policy = replica.batch, replica.ledger, replica.policy
         decodes, context, step, phases = batch.decodes, batch.context, batch.step, batch.phases
-        marks, tails, size, slots = batch.marks, batch.tails, len(phases), self._block_slots
+        marks, size, slots = batch.marks, len(phases), self._block_slots
         spare, holding, stops = policy.spare_blocks, ledger.holding, False
         line = self._line(decodes, context + decodes)
         prices = None if line else self._prices()
@@ -116,12 +117,8 @@ class Stretch:
             end_row(now)
             hold_row(holding)
             if step in marks:
-                marks.discard(step)
-                if step in tails:
-                    ledger.tail(batch.last_blocks(step))
-                stops = batch.stops(step)
-                if stops:
-                    break
+                stops = True
+                break
             wanted = phases[-step % size]
             if now >= horizon or wanted > spare or context > most:
                 break
@@ -135,6 +132,7 @@ class Stretch:
         replica.planner.last_end = now
         batch.jump(step - batch.step)
         if stops:
+            marks.discard(step)
             batch.settle()
             self._let_go(batch.finish(), now)
         return now
