@@ -72,8 +72,9 @@ class Admission:
         self.blocked = None
         self.dirty = True
         del self.batch.running[job.index]
-        self.forget(job)
-        self.policy.release(job, finished=True)
+        if job.reach:
+            self.forget(job)
+        self.policy.release(job, True)
 
     def admit(self, plan: Plan, now: float) -> None:
         """Admit waiting requests until one cannot be (rules S3 to S5, S8)."""
@@ -100,11 +101,11 @@ class Admission:
             plan.admitted.append((job.index, match.tokens))
             plan.chunks[job.index] = (job, tokens)
             job.chunk = tokens
-            self._enter(job, match, now)
+            self.enter(job, match, now)
             job.computed = match.tokens + tokens
             self.lease(job, lease, job.computed)
 
-    def _enter(self, job: Job, match: Match, now: float) -> None:
+    def enter(self, job: Job, match: Match, now: float) -> None:
         """Let a request run that found so much of itself."""
         self.dirty = True
         job.stamp = self._stamp
@@ -136,3 +137,8 @@ class Admission:
         """Take a sequence that gives its memory back out of the sums over what sequences hold."""
         self.reach -= job.reach
         job.reach = 0
+
+
+def waited(jobs: list[Job], now: float) -> float:
+    """Return how long requests have waited in sum when they are queued at `now`, in seconds."""
+    return now - jobs[0].arrival if len(jobs) == 1 else sum([now - job.arrival for job in jobs])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import defaultdict
 
 from kvsim.job import Job
@@ -27,7 +26,7 @@ class Batch:
         """Tokens of the blocks that are counted (`Policy.counted_block`); 0 where leases tell who needs memory."""
         self.phases: list[int] = [0]
         """How many decoding sequences have each `base` modulo the block size: who needs a block when."""
-        self.pads = array("q")
+        self.pads: list[int] = []
         """Where blocks are counted: pairs of 2 · step, or one more for when it has ended, and by how much Σ `Job.pad`
         over the running grows then. They may lie ahead, and one that turns out wrong is taken back by another."""
         self.marks: set[int] = set()
@@ -45,7 +44,8 @@ class Batch:
         self._growing = [0] * len(self.windowed)
         self._starts: dict[int, list[int]] = {}
         self._due: Calendar = defaultdict(list)
-        self._ends: Calendar = defaultdict(list)
+        self.last_steps: Calendar = defaultdict(list)
+        """Who gets the last token in which decode step, as far as is known."""
         self._bends: Calendar = defaultdict(list)
         self._wraps: Calendar = defaultdict(list)
 
@@ -98,16 +98,16 @@ class Batch:
         size = self.block_size
         if not job.pad and tokens > (job.final - 1) // size * size:
             job.pad = -job.final % size
-            self.pads.extend((2 * self.step, job.pad))
+            self.pads += (2 * self.step, job.pad)
 
     def uncover(self, job: Job, step: int) -> None:
         """Forget what a running sequence leaves unfilled, from 2 · step on (see `pads`)."""
         pad = job.pad
         if not pad:
             return
-        self.pads.extend((max(step, 2 * job.due), -pad))
+        self.pads += (max(step, 2 * job.due), -pad)
         if job.decoding:
-            self.pads.extend((2 * (job.final - job.base) + 1, pad))
+            self.pads += (2 * (job.final - job.base) + 1, pad)
         job.pad = 0
         job.due = -1
 
@@ -136,11 +136,11 @@ class Batch:
         """Take out the decoding sequences that reach their final length in this step, in order of admission."""
         found: list[Job] = []
         step = self.step
-        for stamp, job in self._ends.pop(step, ()):
+        for stamp, job in self.last_steps.pop(step, ()):
             if job.stamp != stamp or not job.decoding:
                 continue
             if job.base + step != job.final:
-                self._mark(self._ends, job.final - job.base, job)
+                self._mark(self.last_steps, job.final - job.base, job)
                 continue
             self.leave(job)
             job.tokens = job.final + 1
@@ -170,7 +170,7 @@ class Batch:
         if self.windowed:
             self._open_windows(job, length)
         end = job.final - base
-        self._ends[end].append((job.stamp, job))
+        self.last_steps[end].append((job.stamp, job))
         self.marks.add(end)
         size = self.block_size
         if not size:
@@ -179,11 +179,11 @@ class Batch:
         self.phases[base % size] += 1
         pad = job.pad
         if pad:
-            self.pads.extend((2 * end + 1, -pad))
+            self.pads += (2 * end + 1, -pad)
         elif pad := -job.final % size:
             job.pad = pad
             job.due = due = (job.final - 1) // size * size + 1 - base
-            self.pads.extend((2 * due, pad, 2 * end + 1, -pad))
+            self.pads += (2 * due, pad, 2 * end + 1, -pad)
 
     def leave(self, job: Job) -> None:
         """Take a decoding sequence out of the sums; its length is then in `computed`."""
@@ -264,9 +264,9 @@ class Batch:
         if not pad:
             return
         end = job.final - job.base
-        self.pads.extend((2 * end - 1, pad, 2 * end + 1, -pad))
+        self.pads += (2 * end - 1, pad, 2 * end + 1, -pad)
         if job.due >= self.step:
-            self.pads.extend((2 * job.due, -pad, 2 * job.due + 2, pad))
+            self.pads += (2 * job.due, -pad, 2 * job.due + 2, pad)
             job.due += 1
 
     def _bend(self, job: Job) -> None:

@@ -16,6 +16,7 @@ from simpy.events import EventPriority
 from kvsim.arrivals import Arrivals
 from kvsim.cost import CostModel
 from kvsim.job import NEVER, Job
+from kvsim.lane import Lane
 from kvsim.policy import Policy
 from kvsim.replica import Replica
 from kvsim.request import Workload
@@ -58,6 +59,7 @@ class Outcomes:
     def store(self, job: Job) -> None:
         """Write down what a job has gone through so far."""
         row = job.index
+        self.arrival[row] = job.arrival
         self.first_scheduled[row] = job.first_scheduled
         self.first_token[row] = job.first_token
         if job.cached:
@@ -101,6 +103,7 @@ class Simulation:
         self.keeps_places = False
         """Whether blocks get their numbers even if nobody watches, for a look at the policy after the run."""
         self._stretch: Stretch | None = None
+        self._lane: Lane | None = None
         self.endless: str | None = None
         """Why the run was cut short: the same preemptions over and over, and no token between them."""
 
@@ -112,6 +115,9 @@ class Simulation:
             self._stretch = Stretch(self.replica, self._finish)
         holder = self.replica.policy if self.reject_never_fits else None
         self._source = Arrivals(self.workload, self.limits.max_model_len, holder, self._reject)
+        if self._stretch is not None:
+            lane = Lane(self.replica, None if self._followers else self._source, self._finish)
+            self._lane = lane if lane.is_open else None
         self.env.process(self._serve())
         with _seldom_collected():
             self.env.run()
@@ -165,7 +171,11 @@ class Simulation:
         env, replica, source = self.env, self.replica, self._source
         while not self._unanswered:
             others = env.peek()
-            if self._stretch is not None:
+            if self._lane is not None:
+                self.clock = self._lane.run(
+                    self.clock, min(others, source.next) if self._followers else others
+                )
+            if self._stretch is not None and not self._unanswered:
                 self.clock = self._stretch.run(self.clock, min(source.next, others))
             if self._unanswered or self.clock >= others:
                 return True
@@ -214,19 +224,17 @@ class Simulation:
 
     def _take_arrivals(self, now: float) -> bool:
         """Queue whoever has come by now, in order of arrival; False when that is nobody."""
-        jobs = self._inbox = self._inbox + self._source.take(now)
-        # What was rejected may have had followers that come at once.
-        if not jobs:
-            return False
+        jobs = self._source.take(now)
         if self._followers:
+            # What was rejected may have had followers that come at once.
+            jobs = self._inbox = self._inbox + jobs
             if self.env.peek() <= now:
                 return False
             jobs.sort(key=lambda job: (job.arrival, job.index))
-        for job in jobs:
-            self.outcomes.arrival[job.index] = job.arrival
-        self.replica.offer(jobs, now)
-        self._inbox = []
-        return True
+            self._inbox = []
+        if jobs:
+            self.replica.offer(jobs, now)
+        return bool(jobs)
 
     def _at(self, time: float, priority: int = 1) -> simpy.Event:
         """Return an event at exactly this time: now plus a delay may miss it by an ulp, whatever the delay."""

@@ -86,18 +86,20 @@ class Ledger:
         """Seconds with so many running."""
         self.time_waiting = Durations()
         """Seconds with so many waiting."""
-        self._entries = array("q")
-        self.pads = array("q")
+        self.entries: list[int] = []
+        """Flat; whoever adds one appends its rows to `ends` and `held` before."""
+        self.pads: list[int] = []
         """Changes of the tokens that will never be filled, where `beyond` leaves them out (`Batch.pads`)."""
         self._unfilled = 0
         self._steps = self._tokens = 0
         self._totals = np.zeros(len(CATEGORIES) + 2)
-        self._waited = 0.0
+        self.waited = 0.0
+        """Σ seconds that requests have waited before they were queued, since that happens between steps."""
         self._summed_to = start
 
     def hold(self, now: float, usage: Usage, reach: int, running: int, waiting: int) -> None:
         """Let these figures hold from `now` on."""
-        self._pause(now)
+        self.pause(now)
         self.holding, self.shared, self.reusable, self.external = usage
         self.beyond = reach - self.holding
         self.running = running
@@ -105,19 +107,19 @@ class Ledger:
 
     def count(self, now: float, running: int, waiting: int) -> None:
         """Note who runs and waits from `now` on; what the memory holds is told by the next `hold`."""
-        self._pause(now)
+        self.pause(now)
         self.running = running
         self.waiting = waiting
 
     def queue(self, now: float, waiting: int, waited: float) -> None:
         """Note new arrivals that have waited `waited` seconds in sum before they were queued at `now`."""
-        self._pause(now)
+        self.pause(now)
         self.waiting = waiting
-        self._waited += waited
+        self.waited += waited
 
     def step(self, start: float, end: float, live: int, placed: int, tokens: int) -> None:
         """Add a step: `live` slots are read, `placed` tokens have a place when it is planned."""
-        self._pause(start)
+        self.pause(start)
         self.ends.append(end)
         self.held.append(self.holding)
         self.entry(1, 1, tokens, live, 0, placed, 0, 0)
@@ -134,27 +136,25 @@ class Ledger:
         `holding` is what the last of them holds, `placed` is of the first, `live` of the step before that.
         """
         self.holding = holding
-        self._entries.extend(
-            (
-                rows,
-                1,
-                decodes,
-                self.running,
-                self.waiting,
-                self.external,
-                self.reusable,
-                self.beyond,
-                live + live_more - self.shared,
-                live_more,
-                placed,
-                decodes,
-                decodes,
-            )
+        self.entries += (
+            rows,
+            1,
+            decodes,
+            self.running,
+            self.waiting,
+            self.external,
+            self.reusable,
+            self.beyond,
+            live + live_more - self.shared,
+            live_more,
+            placed,
+            decodes,
+            decodes,
         )
         self.now = self.ends[-1]
         self.gaps.noted += 1
         if len(self.ends) >= BUFFER:
-            self._sum_up()
+            self.sum_up()
 
     def entry(
         self,
@@ -171,28 +171,26 @@ class Ledger:
 
         The figures last told to `hold` are those of the first of them.
         """
-        self._entries.extend(
-            (
-                rows,
-                steps,
-                tokens,
-                self.running,
-                self.waiting,
-                self.external,
-                self.reusable,
-                self.beyond,
-                live,
-                live_more,
-                placed,
-                placed_more,
-                decodes,
-            )
+        self.entries += (
+            rows,
+            steps,
+            tokens,
+            self.running,
+            self.waiting,
+            self.external,
+            self.reusable,
+            self.beyond,
+            live,
+            live_more,
+            placed,
+            placed_more,
+            decodes,
         )
         self.now = self.ends[-1]
         if decodes:
             self.gaps.noted += 1
         if len(self.ends) >= BUFFER:
-            self._sum_up()
+            self.sum_up()
 
     def slots(self, live: int, placed: int) -> Slots:
         """Return the split at this moment."""
@@ -205,7 +203,7 @@ class Ledger:
         self.close(now)
         names = (*CATEGORIES, "running", "waiting")
         totals = dict(zip(names, self._totals.tolist(), strict=True))
-        return totals | {"waiting": totals["waiting"] + self._waited}
+        return totals | {"waiting": totals["waiting"] + self.waited}
 
     @property
     def room(self) -> int:
@@ -215,33 +213,34 @@ class Ledger:
     @property
     def steps(self) -> int:
         """Steps so far."""
-        self._sum_up()
+        self.sum_up()
         return self._steps
 
     @property
     def tokens(self) -> int:
         """Tokens computed so far."""
-        self._sum_up()
+        self.sum_up()
         return self._tokens
 
     def close(self, now: float) -> None:
         """Write rows up to `now` and sum up."""
-        self._pause(now)
-        self._sum_up()
+        self.pause(now)
+        self.sum_up()
 
-    def _pause(self, now: float) -> None:
+    def pause(self, now: float) -> None:
+        """Write a row up to `now`, if the last one ends before."""
         if now != self.now:
             self.ends.append(now)
             self.held.append(self.holding)
             self.entry(1, 0, 0, 0, 0, 0, 0, 0)
 
-    def _sum_up(self) -> None:
+    def sum_up(self) -> None:
         """Turn the rows into integrals, of the whole run and of the timeline's stretches."""
         if not self.ends:
             return
         ends, held = np.array(self.ends), np.array(self.held)
-        entries = np.array(self._entries).reshape(-1, len(self.ENTRY))
-        del self.ends[:], self.held[:], self._entries[:]
+        entries = np.array(array("q", self.entries)).reshape(-1, len(self.ENTRY))
+        del self.ends[:], self.held[:], self.entries[:]
         seconds = np.diff(ends, prepend=self._summed_to)
         self._summed_to = float(ends[-1])
         rows = entries[:, 0]
@@ -267,8 +266,7 @@ class Ledger:
         changes = np.array(self.pads).reshape(-1, 2)
         rows = np.searchsorted(times, changes[:, 0])
         is_known = rows < len(times)
-        del self.pads[:]
-        self.pads.frombytes(changes[~is_known].tobytes())
+        self.pads[:] = changes[~is_known].ravel().tolist()
         added = np.bincount(rows[is_known], changes[is_known, 1], len(times))
         tokens = self._unfilled + np.cumsum(added.astype(np.int64))
         self._unfilled = int(tokens[-1])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from kvsim.account import Account
+from kvsim.admission import waited
 from kvsim.batch import Batch
 from kvsim.cost import CostModel, Step
 from kvsim.job import Job
@@ -68,9 +69,9 @@ class Replica:
 
     def offer(self, jobs: list[Job], now: float) -> None:
         """Queue arrivals, in order."""
-        self.planner.queue(jobs)
-        waited = now - jobs[0].arrival if len(jobs) == 1 else sum([now - job.arrival for job in jobs])
-        self.ledger.queue(now, len(self.waiting), waited)
+        planner = self.planner
+        planner.queue(jobs)
+        self.ledger.queue(now, len(planner.waiting), waited(jobs, now))
 
     def count_blocks(self) -> bool:
         """Count blocks instead of placing them, if the policy can and nobody looks; before anything was offered."""

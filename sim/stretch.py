@@ -76,22 +76,26 @@ class Stretch:
             else:
                 batch.uncover(job, 2 * batch.step + 1)
                 finished.append(job)
-        self._let_go(finished + batch.finish(), end)
+        finished += batch.finish()
+        if finished:
+            self._let_go(finished, end)
         return end
 
     def _is_plain(self) -> bool:
         """Tell whether all that happens in the next step is that everybody who runs decodes."""
         replica = self._replica
-        batch, planner = replica.batch, replica.planner
+        batch, planner, policy = replica.batch, replica.planner, replica.policy
         decodes = batch.decodes
         if not decodes or decodes != len(batch.running) or planner.stalled:
             return False
         if decodes > self._most_decodes or planner.may_admit():
             return False
-        if replica.policy.reads_lengths or batch.begins_chunk(batch.step + 1):
+        if batch.block_size and not batch.windowed:
+            return batch.phases[-batch.step % batch.block_size] <= policy.spare_blocks
+        if policy.reads_lengths or batch.begins_chunk(batch.step + 1):
             return False
         if batch.block_size:
-            return batch.phases[-batch.step % batch.block_size] <= replica.policy.spare_blocks
+            return batch.phases[-batch.step % batch.block_size] <= policy.spare_blocks
         return not batch.has_due(batch.step + 1)
 
     def _take(self, now: float, horizon: float) -> float:
@@ -134,7 +138,9 @@ class Stretch:
         if stops:
             marks.discard(step)
             batch.settle()
-            self._let_go(batch.finish(), now)
+            finished = batch.finish()
+            if finished:
+                self._let_go(finished, now)
         return now
 
     def _line(self, decodes: int, context: int) -> Line | None:
@@ -155,15 +161,15 @@ class Stretch:
 
     def _let_go(self, finished: list[Job], now: float) -> None:
         """Let sequences go that have their last token."""
-        if not finished:
-            return
         if len(finished) > 1:
             finished.sort(key=_stamp)
-        planner = self._replica.planner
+        replica, tell = self._replica, self._finished
+        let_go = replica.planner.let_go
         for job in finished:
-            planner.let_go(job)
-            self._goes_on = self._finished(job, now) and self._goes_on
-        self._replica.hold(now)
+            let_go(job)
+            if not tell(job, now):
+                self._goes_on = False
+        replica.hold(now)
 
 
 def _stamp(job: Job) -> int:

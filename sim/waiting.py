@@ -65,35 +65,35 @@ class FirstCome(WaitingQueue):
 
     def __init__(self) -> None:
         """Start empty."""
-        self._jobs: deque[Job] = deque()
+        self.jobs: deque[Job] = deque()
 
     def add(self, job: Job) -> None:
         """Queue behind all others."""
-        self._jobs.append(job)
+        self.jobs.append(job)
 
     def put_back(self, job: Job) -> None:
         """Queue before all others."""
-        self._jobs.appendleft(job)
+        self.jobs.appendleft(job)
 
     def head(self) -> Job | None:
         """Return the one that has waited longest."""
-        return self._jobs[0] if self._jobs else None
+        return self.jobs[0] if self.jobs else None
 
     def take(self) -> Job:
         """Remove and return the head."""
-        return self._jobs.popleft()
+        return self.jobs.popleft()
 
     def remove(self, job: Job) -> None:
         """Remove a request wherever it is."""
-        self._jobs.remove(job)
+        self.jobs.remove(job)
 
     def __len__(self) -> int:
         """Count the waiting."""
-        return len(self._jobs)
+        return len(self.jobs)
 
     def __iter__(self) -> Iterator[Job]:
         """Go through the queue."""
-        return iter(self._jobs)
+        return iter(self.jobs)
 
 
 class Ordered(WaitingQueue):
@@ -171,25 +171,25 @@ class LongestPrefix(FirstCome):
     def __init__(self) -> None:
         """Start empty."""
         super().__init__()
-        self._order = self._jobs
-        """The line as it was last arranged; `_jobs` keeps who came first."""
+        self._order = self.jobs
+        """The line as it was last arranged; `jobs` keeps who came first."""
 
     def arrange(self, lookup: Lookup) -> None:
         """Sort by what is found now."""
-        self._order = self._jobs
-        if 1 < len(self._jobs) <= MOST_SORTED:
-            self._order = deque(sorted(self._jobs, key=lambda job: -lookup(job).tokens))
+        self._order = self.jobs
+        if 1 < len(self.jobs) <= MOST_SORTED:
+            self._order = deque(sorted(self.jobs, key=lambda job: -lookup(job).tokens))
 
     def add(self, job: Job) -> None:
         """Queue behind all others until the next arrangement."""
         super().add(job)
-        if self._order is not self._jobs:
+        if self._order is not self.jobs:
             self._order.append(job)
 
     def put_back(self, job: Job) -> None:
         """Queue before all others until the next arrangement."""
         super().put_back(job)
-        if self._order is not self._jobs:
+        if self._order is not self.jobs:
             self._order.appendleft(job)
 
     def head(self) -> Job | None:
@@ -199,14 +199,14 @@ class LongestPrefix(FirstCome):
     def take(self) -> Job:
         """Remove and return the head."""
         job = self._order.popleft()
-        if self._order is not self._jobs:
-            self._jobs.remove(job)
+        if self._order is not self.jobs:
+            self.jobs.remove(job)
         return job
 
     def remove(self, job: Job) -> None:
         """Remove a request wherever it is."""
         super().remove(job)
-        if self._order is not self._jobs:
+        if self._order is not self.jobs:
             self._order.remove(job)
 
 
