@@ -25,7 +25,7 @@ class CountedBlocks(Policy):
         self.original = policy
         self.name = policy.name
         self.capacity, self.spans, self.attention = policy.capacity, policy.spans, policy.attention
-        self.kv_layout = policy.kv_layout
+        self.kv_layout, self.shares_prefixes = policy.kv_layout, policy.shares_prefixes
         self.block_size = self.counted_block = int(getattr(policy, "block_size", 0))
         self._usable = self.spare_blocks = blocks
         self.never_refused = blocks * self.block_size

@@ -102,19 +102,20 @@ class Admission:
             plan.chunks[job.index] = (job, tokens)
             job.chunk = tokens
             self.enter(job, match, now)
+            self.batch.prefilling[job.index] = job
             job.computed = match.tokens + tokens
             self.lease(job, lease, job.computed)
 
     def enter(self, job: Job, match: Match, now: float) -> None:
         """Let a request run that found so much of itself."""
         self.dirty = True
+        self.batch.running[job.index] = job
         job.stamp = self._stamp
         self._stamp += 1
-        self.batch.running[job.index] = self.batch.prefilling[job.index] = job
         job.found = match.tokens
         if not job.preemptions:
             job.cached = match.tokens
-            job.first_scheduled = max(now, self.last_end)
+            job.first_scheduled = now if now > self.last_end else self.last_end
             self.first_admission_tokens += job.tokens
             return
         job.readmission_hits += match.tokens - match.restored

@@ -42,14 +42,17 @@ class Arrivals:
 
     def take(self, now: float) -> list[Job]:
         """Return the jobs that have come by `now` since the last call."""
-        jobs = []
+        jobs: list[Job] = []
+        priorities, most = self._priorities, self._most
         while self.next <= now:
             time, row, prompt, output = self._row
-            job = self._job(row, time, prompt, output)
-            if job is not None:
-                jobs.append(job)
             self._row = next(self._rows)
             self.next = self._row[0]
+            final = prompt + output - 1
+            if 0 < prompt <= final <= most:
+                jobs.append(Job(row, time, prompt, 0 if priorities is None else int(priorities[row]), final))
+            elif (job := self._job(row, time, prompt, output)) is not None:
+                jobs.append(job)
         return jobs
 
     def job(self, row: int, time: float) -> Job | None:
@@ -58,15 +61,12 @@ class Arrivals:
         return self._job(row, time, int(workload.prompt_tokens[row]), int(workload.output_tokens[row]))
 
     def _job(self, row: int, time: float, prompt: int, output: int) -> Job | None:
-        final = prompt + output - 1
-        if not 0 < prompt <= final <= self._most:
-            final = min(final, self._longest - 1)
-            reason = self._reason(prompt, final)
-            if reason is not None:
-                self._rejected(row, time, reason)
-                return None
-        priority = 0 if self._priorities is None else int(self._priorities[row])
-        return Job(row, time, prompt, priority, final)
+        final = min(prompt + output, self._longest) - 1
+        reason = self._reason(prompt, final)
+        if reason is not None:
+            self._rejected(row, time, reason)
+            return None
+        return Job(row, time, prompt, 0 if self._priorities is None else int(self._priorities[row]), final)
 
     def _reason(self, prompt: int, final: int) -> str | None:
         """Say why a request can never be served; None when it can."""

@@ -212,10 +212,10 @@ class Simulation:
         outcomes.store(job)
         outcomes.finish[row] = end
         outcomes.status[row] = COMPLETED
-        if row not in self._followers:
-            return True
-        self._unanswered.append(row)
-        return False
+        if self._followers and row in self._followers:
+            self._unanswered.append(row)
+            return False
+        return True
 
     def _answer(self) -> None:
         rows, self._unanswered = self._unanswered, []

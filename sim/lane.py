@@ -10,6 +10,7 @@ from kvsim.admission import waited
 from kvsim.cost import Line, Step
 from kvsim.job import Job
 from kvsim.ledger import BUFFER
+from kvsim.policy import NO_MATCH
 from kvsim.waiting import FirstCome
 
 if TYPE_CHECKING:
@@ -65,13 +66,19 @@ class Lane:
         weight = policy.slots_per_token
         slots = weight * size
         step, decodes, context = batch.step, batch.decodes, batch.context
+        total, finds = policy.capacity, policy.shares_prefixes
         goes_on, arrival, gaps = True, inf if source is None else source.next, 0
         ledger.pause(now)
         holding, shared, reusable, _ = policy.usage(None)
         while now < until and goes_on:
             if arrival <= now:
-                self._queue(now)
-                arrival = inf if source is None else source.next
+                assert source is not None
+                jobs = source.take(now)
+                arrival = source.next
+                if jobs:
+                    # Nobody can be first in line now who was not before, so whoever was refused stays refused.
+                    waiting += jobs
+                    ledger.waited += waited(jobs, now)
             finished: list[Job] = []
             if prefilling or (waiting and waiting[0] is not planner.blocked and len(running) < most_running):
                 # Some compute a prompt: the one that has begun, then those that wait, after the decodes.
@@ -89,7 +96,9 @@ class Lane:
                 step += 1
                 context += decodes
                 gaps += decodes
-                holding, shared, reusable, _ = policy.usage(None)
+                if finds:
+                    _, shared, reusable, _ = policy.usage(None)
+                holding = total - policy.spare_blocks * slots
                 work = self._work(chunks, decodes, context, shared // weight)
                 now += replica.cost.seconds(work)
                 end_row(now)
@@ -105,7 +114,8 @@ class Lane:
                     if length < job.tokens:
                         continue
                     # Its prompt is done, and its first token out.
-                    del prefilling[job.index]
+                    if prefilling:
+                        prefilling.pop(job.index, None)
                     job.tokens += 1
                     if job.first_token != job.first_token:
                         job.first_token = now
@@ -133,31 +143,29 @@ class Lane:
             else:
                 # Everybody decodes, until somebody has the last token, or comes, or memory could be short.
                 line = self._line(decodes, context + decodes, shared)
-                wanted, spare = phases[-step % size], policy.spare_blocks
-                if line is None or wanted > spare:
+                before, spare = step, policy.spare_blocks
+                if line is None or phases[-step % size] > spare:
                     break
                 fixed, rate, longest, _, is_measured = line
-                gaps += decodes
-                before, placed, horizon = step, context + decodes, arrival if arrival < until else until
-                most = min(longest - decodes, context + decodes * (ledger.room - 1))
-                while True:
-                    step += 1
-                    if wanted:
-                        spare -= wanted
-                        holding += wanted * slots
+                most = min((longest - context) // decodes, BUFFER - len(rows))
+                # In `size` steps everybody takes one block.
+                rounds, spare = divmod(spare, decodes)
+                if rounds * size < most:
+                    most = rounds * size + (self._partial_round(step, spare) if rounds < 4 else 0)
+                placed, held, horizon = context + decodes, holding, arrival if arrival < until else until
+                for step in range(before + 1, before + 1 + most):  # noqa: B020, PLW2901
+                    holding += phases[(1 - step) % size] * slots
                     context += decodes
                     now += fixed + rate * context
                     end_row(now)
                     hold_row(holding)
-                    if step in marks:
+                    if step in marks or now >= horizon:
                         break
-                    wanted = phases[-step % size]
-                    if now >= horizon or wanted > spare or context > most:
-                        break
-                if spare != policy.spare_blocks:
-                    policy.take_blocks(policy.spare_blocks - spare)
+                if holding > held:
+                    policy.take_blocks((holding - held) // slots)
                 if self._count_steps is not None:
                     self._count_steps(step - before, is_measured, shared > 0)
+                gaps += decodes
                 live, more = weight * placed - shared, weight * decodes
                 entries += (step - before, 1, decodes, len(running), len(waiting), 0, reusable, shared, live)
                 entries += (more, placed, decodes, decodes)
@@ -189,20 +197,14 @@ class Lane:
                     policy.release(job, True)
                     if not self._finished(job, now):
                         goes_on = False
-                holding, shared, reusable, _ = policy.usage(None)
+                if finds:
+                    _, shared, reusable, _ = policy.usage(None)
+                holding = total - policy.spare_blocks * slots
         batch.step, batch.decodes, batch.context = step, decodes, context
         planner.last_end = ledger.now = now
         ledger.gaps.noted += gaps
         replica.hold(now)
         return now
-
-    def _queue(self, now: float) -> None:
-        """Let arrivals wait; see `Replica.offer`."""
-        assert self._source is not None
-        jobs = self._source.take(now)
-        if jobs:
-            self._replica.planner.queue(jobs)
-            self._replica.ledger.waited += waited(jobs, now)
 
     def _may_go_on(self, budget: int, spare: int) -> bool:
         """Tell whether the only prompt under way is behind all decodes, and its next blocks are there."""
@@ -222,21 +224,28 @@ class Lane:
     def _admit(self, chunks: list[Job], budget: int, now: float) -> None:
         """Admit waiting requests until one cannot be; see `Admission.admit`."""
         planner, policy, waiting = self._replica.planner, self._replica.policy, self._waiting
-        running = self._replica.batch.running
-        budget -= sum([job.chunk for job in chunks])
+        running, prefilling = self._replica.batch.running, self._replica.batch.prefilling
+        for job in chunks:
+            budget -= job.chunk
+        finds, in_chunks = policy.shares_prefixes, planner.limits.enable_chunked_prefill
+        match = NO_MATCH
         while waiting and budget and len(running) < planner.limits.max_num_seqs:
             job = waiting[0]
             if job is planner.blocked:
                 return
-            match = policy.lookup(job)
+            if finds:
+                match = policy.lookup(job)
             tokens = job.tokens - match.tokens
-            if tokens > budget and planner.limits.enable_chunked_prefill:
+            is_whole = tokens <= budget
+            if not is_whole and in_chunks:
                 tokens = budget
             if tokens > budget or policy.admit(job, match, tokens) is None:
                 planner.blocked = job if policy.refusal_holds and not chunks else None
                 return
             waiting.popleft()
             planner.enter(job, match, now)
+            if not is_whole:
+                prefilling[job.index] = job
             budget -= tokens
             job.chunk = tokens
             job.computed = match.tokens + tokens
@@ -264,6 +273,14 @@ class Lane:
             (area,),
             max(0, shared),
         )
+
+    def _partial_round(self, step: int, blocks: int) -> int:
+        """Return for how many decode steps after one these blocks are enough; not for a whole round."""
+        phases, steps = self._replica.batch.phases, 0
+        size = len(phases)
+        while (blocks := blocks - phases[-(step + steps) % size]) >= 0:
+            steps += 1
+        return steps
 
     def _line(self, decodes: int, context: int, shared: int) -> Line | None:
         """Return the line that prices steps of so many sequences at this Σ context; see `Stretch`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -239,31 +240,46 @@ class Ledger:
         if not self.ends:
             return
         ends, held = np.array(self.ends), np.array(self.held)
-        entries = np.array(array("q", self.entries)).reshape(-1, len(self.ENTRY))
+        entries = np.fromiter(self.entries, np.int64, len(self.entries)).reshape(-1, len(self.ENTRY))
         del self.ends[:], self.held[:], self.entries[:]
         seconds = np.diff(ends, prepend=self._summed_to)
         self._summed_to = float(ends[-1])
-        rows = entries[:, 0]
-        column = dict(zip(self.ENTRY, np.repeat(entries, rows, axis=0).T, strict=True))
+        rows = np.ascontiguousarray(entries[:, 0])
         since = np.arange(len(ends)) - np.repeat(np.cumsum(rows) - rows, rows)
-        if self.pads or self._unfilled:
-            column["beyond"] -= self.slots_per_token * self._never_filled(column["steps"])
+        # One column after the other lies in the cache, all of them do not.
+        column = {name: np.repeat(entries[:, place], rows) for place, name in enumerate(self.ENTRY) if place}
+        figures = np.empty((len(CATEGORIES) + 2, len(ends)))
+        for place, slots in enumerate(self._split(column, since, held)):
+            np.multiply(slots, seconds, out=figures[place])
+        np.multiply(column["running"], seconds, out=figures[-2])
+        np.multiply(column["waiting"], seconds, out=figures[-1])
         self._steps += int(column["steps"].sum())
         self._tokens += int(column["tokens"].sum())
-        slots = self._split(column, since, held)
-        figures = np.stack([*slots, column["running"], column["waiting"]]) * seconds
         self._totals += figures.sum(axis=1)
         self.time_running.add(column["running"], seconds)
         self.time_waiting.add(column["waiting"], seconds)
-        regular = column["decodes"] > 0
+        regular = np.flatnonzero(column["decodes"])
         self.gaps.extend(seconds[regular], column["decodes"][regular])
         self.timeline.add(ends, column["steps"], column["tokens"], figures)
+
+    def _split(self, column: dict[str, IntColumn], since: IntColumn, held: IntColumn) -> Iterator[IntColumn]:
+        """Go through the six categories, each for every row."""
+        live = since * column["live_more"] + column["live"]
+        placed = since * column["placed_more"] + column["placed"]
+        beyond = column["beyond"] - self.slots_per_token * placed
+        if self.pads or self._unfilled:
+            beyond -= self.slots_per_token * self._never_filled(column["steps"])
+        external = column["external"]
+        left = self.capacity - held - external
+        # Blocks without content go first, so growing leaves all reusable ones alone as long as it can.
+        reusable = np.minimum(column["reusable"], left)
+        yield from (live, held + beyond, -live - beyond, external, reusable, left - reusable)
 
     def _never_filled(self, steps: IntColumn) -> IntColumn:
         """Return for each row the tokens that sequences hold and will never fill, and forget `pads` of the past."""
         # In halves: a pause comes after the step before it.
         times = 2 * (self._steps + np.cumsum(steps)) + 1 - steps
-        changes = np.array(self.pads).reshape(-1, 2)
+        changes = np.fromiter(self.pads, np.int64, len(self.pads)).reshape(-1, 2)
         rows = np.searchsorted(times, changes[:, 0])
         is_known = rows < len(times)
         self.pads[:] = changes[~is_known].ravel().tolist()
@@ -271,14 +287,3 @@ class Ledger:
         tokens = self._unfilled + np.cumsum(added.astype(np.int64))
         self._unfilled = int(tokens[-1])
         return tokens
-
-    def _split(self, column: dict[str, IntColumn], since: IntColumn, held: IntColumn) -> list[IntColumn]:
-        """Return the six categories for each row."""
-        live = column["live"] + since * column["live_more"]
-        placed = column["placed"] + since * column["placed_more"]
-        reserved = held + column["beyond"] - self.slots_per_token * placed
-        external = column["external"]
-        # Blocks without content go first, so growing leaves all reusable ones alone as long as it can.
-        reusable = np.minimum(column["reusable"], self.capacity - held - external)
-        free = self.capacity - held - reusable - external
-        return [live, reserved, held - live - reserved, external, reusable, free]

@@ -35,7 +35,9 @@ class Timeline:
         stretch = before // self._stride
         firsts = np.flatnonzero(np.diff(stretch, prepend=-1))
         lasts = np.append(firsts[1:], len(ends)) - 1
-        sums = np.add.reduceat(np.vstack((steps, tokens, figures)), firsts, axis=1)
+        sums = np.vstack((steps, tokens, figures))
+        if len(firsts) < len(ends):
+            sums = np.add.reduceat(sums, firsts, axis=1)
         first = int(stretch[0])
         if first < self._sums.shape[1]:
             self._sums[:, first] += sums[:, 0]
