@@ -1,4 +1,4 @@
-"""The fast lane: step after step of counted blocks in one loop."""
+"""The common course of events where blocks are counted: requests come, are computed, decode and leave."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 
 class Lane:
-    """What `Planner`, `Replica` and `Stretch` do together, for steps in which nobody is passed over or preempted.
+    """What `Planner`, `Replica` and `Stretch` do for steps in which nobody is passed over or preempted.
 
-    The rules are theirs, and so are all figures, to the last bit. What is saved is what calls cost: `run` keeps in
-    variables of its own whatever a step changes. It stops before the first step that needs one of them.
+    The rules are theirs, and so are all figures, to the last bit. What is saved are calls, which are most of what a
+    request costs: of some seventy a dozen are left, and the others' bodies are written out here. The lane stops before
+    the first step that needs a plan, with nothing to be undone.
     """
 
     def __init__(
@@ -37,12 +38,19 @@ class Lane:
         self._replica = replica
         self._source = source
         self._finished = finished
+        self._goes_on = True
+        self._done: list[Job] = []
+        """Who got the first and last token in the step under way."""
         self._lines: dict[int, Line] = {}
         self._line_of = getattr(replica.cost, "decode_line", None)
         self._discounts = getattr(replica.cost, "discounts_sharing", False)
         self._count_steps = getattr(replica.cost, "count_steps", None)
+        self._finds = replica.policy.shares_prefixes
+        self._weight = replica.policy.slots_per_token
         limits, queue = replica.planner.limits, replica.planner.waiting
-        self._waiting = queue.jobs if isinstance(queue, FirstCome) else deque()
+        self._most_tokens, self._most_running = limits.max_num_batched_tokens, limits.max_num_seqs
+        self._in_chunks = limits.enable_chunked_prefill
+        self._waiting: deque[Job] = queue.jobs if isinstance(queue, FirstCome) else deque()
         self.is_open = (
             replica.batch.block_size > 0
             and type(queue) is FirstCome
@@ -55,155 +63,134 @@ class Lane:
 
     def run(self, now: float, until: float) -> float:
         """Take steps until one ends at `until` or later, or one needs a plan; return when the last ends."""
-        replica, source, planner = self._replica, self._source, self._replica.planner
-        batch, ledger, policy, waiting = replica.batch, replica.ledger, replica.policy, self._waiting
+        replica, source, waiting = self._replica, self._source, self._waiting
+        batch, planner, ledger = replica.batch, replica.planner, replica.ledger
         if planner.stalled or (batch.running and now != planner.last_end):
             return now
-        most_tokens, most_running = planner.limits.max_num_batched_tokens, planner.limits.max_num_seqs
-        running, prefilling, phases, size = batch.running, batch.prefilling, batch.phases, batch.block_size
-        marks, last_steps, pads = batch.marks, batch.last_steps, batch.pads
-        rows, end_row, hold_row, entries = ledger.ends, ledger.ends.append, ledger.held.append, ledger.entries
-        weight = policy.slots_per_token
-        slots = weight * size
-        step, decodes, context = batch.step, batch.decodes, batch.context
-        total, finds = policy.capacity, policy.shares_prefixes
-        goes_on, arrival, gaps = True, inf if source is None else source.next, 0
-        ledger.pause(now)
-        holding, shared, reusable, _ = policy.usage(None)
-        while now < until and goes_on:
-            if arrival <= now:
-                assert source is not None
+        if planner.dirty or now != ledger.now:
+            replica.hold(now)
+        running, prefilling, most_running = batch.running, batch.prefilling, self._most_running
+        arrival = inf if source is None else source.next
+        self._goes_on = True
+        end: float | None = now
+        while now < until and self._goes_on:
+            if arrival <= now and source is not None:
                 jobs = source.take(now)
                 arrival = source.next
                 if jobs:
-                    # Nobody can be first in line now who was not before, so whoever was refused stays refused.
+                    # They are behind whoever was refused.
                     waiting += jobs
                     ledger.waited += waited(jobs, now)
-            finished: list[Job] = []
             if prefilling or (waiting and waiting[0] is not planner.blocked and len(running) < most_running):
-                # Some compute a prompt: the one that has begun, then those that wait, after the decodes.
-                budget, wanted = most_tokens - decodes, phases[-step % size]
-                spare = policy.spare_blocks - wanted
-                if budget <= 0 or spare < 0 or (prefilling and not self._may_go_on(budget, spare)):
-                    break
-                if wanted:
-                    policy.take_blocks(wanted)
-                chunks = self._go_on(budget) if prefilling else []
-                if waiting:
-                    self._admit(chunks, budget, now)
-                if not chunks and not decodes:
-                    break
-                step += 1
-                context += decodes
-                gaps += decodes
-                if finds:
-                    _, shared, reusable, _ = policy.usage(None)
-                holding = total - policy.spare_blocks * slots
-                work = self._work(chunks, decodes, context, shared // weight)
-                now += replica.cost.seconds(work)
-                end_row(now)
-                hold_row(holding)
-                placed, live = work.context, weight * work.context - shared
-                entries += (1, 1, work.tokens, len(running), len(waiting), 0, reusable, shared, live)
-                entries += (0, placed, 0, decodes)
-                for job in chunks:
-                    length, final = job.computed, job.final
-                    if not job.pad and length > (final - 1) // size * size:
-                        job.pad = -final % size
-                        pads += (2 * step, job.pad)
-                    if length < job.tokens:
-                        continue
-                    # Its prompt is done, and its first token out.
-                    if prefilling:
-                        prefilling.pop(job.index, None)
-                    job.tokens += 1
-                    if job.first_token != job.first_token:
-                        job.first_token = now
-                    else:
-                        ledger.gaps.add(now - job.last_token, 1)
-                    if length == final:
-                        pads += (2 * step + 1, -job.pad)
-                        finished.append(job)
-                        continue
-                    job.decoding = True
-                    job.base = base = length - step
-                    job.chunk = 1
-                    decodes += 1
-                    context += length
-                    phases[base % size] += 1
-                    end = final - base
-                    last_steps[end].append((job.stamp, job))
-                    marks.add(end)
-                    if job.pad:
-                        pads += (2 * end + 1, -job.pad)
-                    elif pad := -final % size:
-                        job.pad = pad
-                        job.due = due = (final - 1) // size * size + 1 - base
-                        pads += (2 * due, pad, 2 * end + 1, -pad)
+                end = self._mix(now)
             else:
-                # Everybody decodes, until somebody has the last token, or comes, or memory could be short.
-                line = self._line(decodes, context + decodes, shared)
-                before, spare = step, policy.spare_blocks
-                if line is None or phases[-step % size] > spare:
-                    break
-                fixed, rate, longest, _, is_measured = line
-                most = min((longest - context) // decodes, BUFFER - len(rows))
-                # In `size` steps everybody takes one block.
-                rounds, spare = divmod(spare, decodes)
-                if rounds * size < most:
-                    most = rounds * size + (self._partial_round(step, spare) if rounds < 4 else 0)
-                placed, held, horizon = context + decodes, holding, arrival if arrival < until else until
-                for step in range(before + 1, before + 1 + most):  # noqa: B020, PLW2901
-                    holding += phases[(1 - step) % size] * slots
-                    context += decodes
-                    now += fixed + rate * context
-                    end_row(now)
-                    hold_row(holding)
-                    if step in marks or now >= horizon:
-                        break
-                if holding > held:
-                    policy.take_blocks((holding - held) // slots)
-                if self._count_steps is not None:
-                    self._count_steps(step - before, is_measured, shared > 0)
-                gaps += decodes
-                live, more = weight * placed - shared, weight * decodes
-                entries += (step - before, 1, decodes, len(running), len(waiting), 0, reusable, shared, live)
-                entries += (more, placed, decodes, decodes)
-            if len(rows) >= BUFFER:
+                end = self._decode(now, arrival if arrival < until else until)
+            if end is None:
+                break
+            now = end
+            if len(ledger.ends) >= BUFFER:
                 ledger.sum_up()
-            if step in marks:
-                marks.discard(step)
-                for stamp, job in last_steps.pop(step, ()):
-                    if job.stamp != stamp or not job.decoding:
-                        continue
-                    if job.base + step != job.final:
-                        # Somebody else's step passed it over once.
-                        last_steps[job.final - job.base].append((stamp, job))
-                        marks.add(job.final - job.base)
-                        continue
-                    job.decoding = False
-                    job.computed = job.final
-                    job.tokens = job.final + 1
-                    decodes -= 1
-                    context -= job.final
-                    phases[job.base % size] -= 1
-                    finished.append(job)
-            if finished:
-                if len(finished) > 1:
-                    finished.sort(key=_stamp)
-                planner.blocked = None
-                for job in finished:
-                    del running[job.index]
-                    policy.release(job, True)
-                    if not self._finished(job, now):
-                        goes_on = False
-                if finds:
-                    _, shared, reusable, _ = policy.usage(None)
-                holding = total - policy.spare_blocks * slots
-        batch.step, batch.decodes, batch.context = step, decodes, context
+            if batch.step in batch.marks or self._done:
+                self._leave(now)
         planner.last_end = ledger.now = now
-        ledger.gaps.noted += gaps
         replica.hold(now)
+        return now
+
+    def _decode(self, now: float, horizon: float) -> float | None:
+        """Take steps in which everybody decodes; None if the next one is none. See `Stretch.take`."""
+        replica = self._replica
+        batch, ledger, policy = replica.batch, replica.ledger, replica.policy
+        decodes, context, before, phases = batch.decodes, batch.context, batch.step, batch.phases
+        spare, size, marks = policy.spare_blocks, batch.block_size, batch.marks
+        if not decodes or phases[-before % size] > spare or (self._discounts and ledger.shared):
+            return None
+        line = self._lines.get(decodes)
+        if line is None or not line.since <= context + decodes <= line.until:
+            line = self._line_of(decodes, context + decodes)
+            if line is None:
+                return None
+            self._lines[decodes] = line
+        fixed, rate, longest, _, is_measured = line
+        most = min((longest - context) // decodes, BUFFER - len(ledger.ends))
+        # In so many steps as a block has tokens, everybody takes one.
+        rounds, spare = divmod(spare, decodes)
+        if rounds * size < most:
+            most = rounds * size + (self._partial_round(spare) if rounds < 4 else 0)
+        end_row, hold_row, slots = ledger.ends.append, ledger.held.append, size * self._weight
+        held = holding = ledger.holding
+        placed = context + decodes
+        for step in range(before + 1, before + 1 + most):
+            holding += phases[(1 - step) % size] * slots
+            context += decodes
+            now += fixed + rate * context
+            end_row(now)
+            hold_row(holding)
+            if step in marks or now >= horizon:
+                break
+        if holding > held:
+            policy.take_blocks((holding - held) // slots)
+            ledger.holding = holding
+        if self._count_steps is not None:
+            self._count_steps(step - before, is_measured, ledger.shared > 0)
+        batch.step, batch.context = step, context
+        live, more, shared = self._weight * placed, self._weight * decodes, ledger.shared
+        ledger.entries += (step - before, 1, decodes, decodes, len(self._waiting), 0, ledger.reusable, shared)
+        ledger.entries += (live - shared, more, placed, decodes, decodes)
+        ledger.gaps.noted += 1
+        return now
+
+    def _partial_round(self, blocks: int) -> int:
+        """Return for how many decode steps these blocks are enough, which must be fewer than a round takes."""
+        batch, steps = self._replica.batch, 0
+        while (blocks := blocks - batch.phases[-(batch.step + steps) % batch.block_size]) >= 0:
+            steps += 1
+        return steps
+
+    def _mix(self, now: float) -> float | None:
+        """Take a step in which prompts are computed, and return when it ends; None if it needs a plan."""
+        replica = self._replica
+        batch, ledger, policy = replica.batch, replica.ledger, replica.policy
+        decodes, prefilling = batch.decodes, batch.prefilling
+        budget, wanted = self._most_tokens - decodes, batch.phases[-batch.step % batch.block_size]
+        spare = policy.spare_blocks - wanted
+        if budget <= 0 or spare < 0 or (prefilling and not self._may_go_on(budget, spare)):
+            return None
+        if wanted:
+            policy.take_blocks(wanted)
+        chunks = self._go_on(budget) if prefilling else []
+        if self._waiting:
+            self._admit(chunks, budget, now)
+        if not chunks and not decodes:
+            return None
+        batch.step += 1
+        batch.context += decodes
+        self._hold()
+        work = self._work(chunks)
+        now += replica.cost.seconds(work)
+        ledger.ends.append(now)
+        ledger.held.append(ledger.holding)
+        tokens, placed, shared = work.tokens, work.context, ledger.shared
+        live = self._weight * placed - shared
+        running, waiting = len(batch.running), len(self._waiting)
+        ledger.entries += (
+            1,
+            1,
+            tokens,
+            running,
+            waiting,
+            0,
+            ledger.reusable,
+            shared,
+            live,
+            0,
+            placed,
+            0,
+            decodes,
+        )
+        if decodes:
+            ledger.gaps.noted += 1
+        if chunks:
+            self._begin(chunks, now)
         return now
 
     def _may_go_on(self, budget: int, spare: int) -> bool:
@@ -223,21 +210,20 @@ class Lane:
 
     def _admit(self, chunks: list[Job], budget: int, now: float) -> None:
         """Admit waiting requests until one cannot be; see `Admission.admit`."""
-        planner, policy, waiting = self._replica.planner, self._replica.policy, self._waiting
-        running, prefilling = self._replica.batch.running, self._replica.batch.prefilling
+        replica, waiting = self._replica, self._waiting
+        batch, planner, policy = replica.batch, replica.planner, replica.policy
         for job in chunks:
             budget -= job.chunk
-        finds, in_chunks = policy.shares_prefixes, planner.limits.enable_chunked_prefill
         match = NO_MATCH
-        while waiting and budget and len(running) < planner.limits.max_num_seqs:
+        while waiting and budget and len(batch.running) < self._most_running:
             job = waiting[0]
             if job is planner.blocked:
                 return
-            if finds:
+            if self._finds:
                 match = policy.lookup(job)
             tokens = job.tokens - match.tokens
             is_whole = tokens <= budget
-            if not is_whole and in_chunks:
+            if not is_whole and self._in_chunks:
                 tokens = budget
             if tokens > budget or policy.admit(job, match, tokens) is None:
                 planner.blocked = job if policy.refusal_holds and not chunks else None
@@ -245,53 +231,109 @@ class Lane:
             waiting.popleft()
             planner.enter(job, match, now)
             if not is_whole:
-                prefilling[job.index] = job
+                batch.prefilling[job.index] = job
             budget -= tokens
             job.chunk = tokens
             job.computed = match.tokens + tokens
             chunks.append(job)
 
-    def _work(self, chunks: list[Job], decodes: int, context: int, shared: int) -> Step:
-        """Return what a step computes; see `Account.step`."""
-        if not chunks:
-            return Step(decodes, context, decodes, (context,), decode_shared=shared)
-        lengths = computed = area = 0
+    def _hold(self) -> None:
+        """Note what is held; see `Replica.hold`."""
+        ledger, policy = self._replica.ledger, self._replica.policy
+        if self._finds:
+            ledger.holding, ledger.shared, ledger.reusable, _ = policy.usage(None)
+        else:
+            ledger.holding = policy.capacity - policy.spare_blocks * self._weight * policy.counted_block
+
+    def _work(self, chunks: list[Job]) -> Step:
+        """Return what the step computes; see `Account.step`."""
+        batch, shared = self._replica.batch, self._replica.ledger.shared
+        decodes, context = batch.decodes, batch.context
+        lengths = computed = area = found = 0
         for job in chunks:
             length, tokens = job.computed, job.chunk
             lengths += length
             computed += tokens
             area += tokens * (2 * length - tokens + 1) // 2
-            shared -= job.found
-        return Step(
-            decodes + computed,
-            context + lengths,
-            decodes,
-            (context,),
-            len(chunks),
-            computed,
-            (lengths,),
-            (area,),
-            max(0, shared),
-        )
+            found += job.found
+        if shared:
+            shared = max(0, shared // self._weight - found)
+        if not chunks:
+            return Step(decodes, context, decodes, (context,), 0, 0, (), (), shared)
+        tokens, reads = decodes + computed, context + lengths
+        return Step(tokens, reads, decodes, (context,), len(chunks), computed, (lengths,), (area,), shared)
 
-    def _partial_round(self, step: int, blocks: int) -> int:
-        """Return for how many decode steps after one these blocks are enough; not for a whole round."""
-        phases, steps = self._replica.batch.phases, 0
-        size = len(phases)
-        while (blocks := blocks - phases[-(step + steps) % size]) >= 0:
-            steps += 1
-        return steps
+    def _begin(self, chunks: list[Job], now: float) -> None:
+        """Let those whose prompts are done decode from here on; see `Batch.join`."""
+        batch = self._replica.batch
+        step, size, pads, prefilling = batch.step, batch.block_size, batch.pads, batch.prefilling
+        for job in chunks:
+            length, final = job.computed, job.final
+            last_block = (final - 1) // size * size
+            if length > last_block and not job.pad:
+                job.pad = -final % size
+                pads += (2 * step, job.pad)
+            if length < job.tokens:
+                continue
+            if prefilling:
+                prefilling.pop(job.index, None)
+            job.tokens += 1
+            if job.first_token != job.first_token:
+                job.first_token = now
+            else:
+                self._replica.ledger.gaps.add(now - job.last_token, 1)
+            if length == final:
+                pads += (2 * step + 1, -job.pad)
+                self._done.append(job)
+                continue
+            job.decoding = True
+            job.chunk = 1
+            job.base = base = length - step
+            batch.decodes += 1
+            batch.context += length
+            batch.phases[base % size] += 1
+            end = final - base
+            batch.last_steps[end].append((job.stamp, job))
+            batch.marks.add(end)
+            if job.pad:
+                pads += (2 * end + 1, -job.pad)
+            elif pad := -final % size:
+                job.pad = pad
+                job.due = due = last_block + 1 - base
+                pads += (2 * due, pad, 2 * end + 1, -pad)
 
-    def _line(self, decodes: int, context: int, shared: int) -> Line | None:
-        """Return the line that prices steps of so many sequences at this Σ context; see `Stretch`."""
-        if not decodes or (self._discounts and shared):
-            return None
-        line = self._lines.get(decodes)
-        if line is None or not line.since <= context <= line.until:
-            line = self._line_of(decodes, context)
-            if line is not None:
-                self._lines[decodes] = line
-        return line
+    def _leave(self, now: float) -> None:
+        """Let everybody go who has the last token; see `Batch.finish` and `Admission.let_go`."""
+        replica, done = self._replica, self._done
+        batch, step = replica.batch, replica.batch.step
+        batch.marks.discard(step)
+        for stamp, job in batch.last_steps.pop(step, ()):
+            if job.stamp != stamp or not job.decoding:
+                continue
+            if job.base + step != job.final:
+                # It was passed over once.
+                batch.last_steps[job.final - job.base].append((stamp, job))
+                batch.marks.add(job.final - job.base)
+                continue
+            job.decoding = False
+            job.computed = job.final
+            job.tokens = job.final + 1
+            batch.decodes -= 1
+            batch.context -= job.final
+            batch.phases[job.base % batch.block_size] -= 1
+            done.append(job)
+        if not done:
+            return
+        if len(done) > 1:
+            done.sort(key=_stamp)
+        replica.planner.blocked = None
+        for job in done:
+            del batch.running[job.index]
+            replica.policy.release(job, True)
+            if not self._finished(job, now):
+                self._goes_on = False
+        done.clear()
+        self._hold()
 
 
 def _stamp(job: Job) -> int:
