@@ -67,6 +67,9 @@ def make_policy(text: str, defaults: dict[str, object] | None = None) -> Policy:
 
 def policy_class(target: str) -> type[Policy]:
     """Find the class that a name, `module:Class` or `file.py:Class` stands for."""
+    if target in _policies:
+        # To ask what is installed takes as long as a few hundred requests.
+        return _policies[target]
     if ":" not in target:
         known = policies()
         if target not in known:
