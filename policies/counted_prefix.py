@@ -77,16 +77,18 @@ class CountedPrefix(CountedBlocks):
         self._holders += 1
         sequence.memory = table = Table(path.leaf, path.covered, runs, found)
         self._name(sequence, table, min(upto, sequence.tokens))
-        self.spare_blocks = pool.free
+        self.spare_blocks = pool.plain + pool.reusable
         return COUNTED
 
     def grow(self, sequence: Sequence, tokens: int) -> Lease | None:
         """Take the blocks between the computed tokens and `tokens`, or none."""
-        table = sequence.memory
+        table, size = sequence.memory, self.block_size
         assert isinstance(table, Table)
-        if super().grow(sequence, tokens) is None:
+        needed = -(-tokens // size) + -sequence.computed // size
+        if needed > self.spare_blocks:
             return None
-        self._pool.take(self._pool.free - self.spare_blocks)
+        self._pool.take(needed)
+        self.spare_blocks -= needed
         self._name(sequence, table, min(tokens, sequence.tokens))
         return COUNTED
 
@@ -105,7 +107,7 @@ class CountedPrefix(CountedBlocks):
         pool.give_back(table.runs)
         if finished:
             self._privates.pop(sequence.index, None)
-        self.spare_blocks = pool.free
+        self.spare_blocks = pool.plain + pool.reusable
         sequence.memory = None
         self._holders -= 1
 
@@ -113,12 +115,13 @@ class CountedPrefix(CountedBlocks):
         """Count the blocks held, shared and cached."""
         del waiting
         pool, slots = self._pool, self._slots
-        return Usage((pool.usable - pool.free) * slots, pool.extra_references * slots, pool.reusable * slots)
+        held = self._usable - self.spare_blocks
+        return Usage(held * slots, pool.extra_references * slots, pool.reusable * slots)
 
     @property
     def blocks_in_use(self) -> int:
         """Blocks that sequences hold."""
-        return self._usable - self._pool.free
+        return self._usable - self.spare_blocks
 
     def _name(self, sequence: Sequence, table: Table, tokens: int) -> None:
         """Make the full blocks below `tokens` findable."""
@@ -144,10 +147,27 @@ class CountedPrefix(CountedBlocks):
 
 
 def _name_run(table: Table, nodes: list[Node], low: int, high: int) -> None:
+    """Let blocks be found in these nodes; they lengthen the table's last run where that changes nothing else."""
+    runs = table.runs
+    if runs:
+        last = runs[-1]
+        if last.high == low and last.references == 1 and last.parts is None and _is_latest(last, nodes):
+            last.high = high
+            for node in nodes:
+                if node.start >= low:
+                    node.runs.append(last)
+                    last.nodes.append(node)
+            return
     run = Run(nodes, low, high, 1)
     for node in nodes:
         node.runs.append(run)
-    table.runs.append(run)
+    runs.append(run)
+
+
+def _is_latest(run: Run, nodes: list[Node]) -> bool:
+    """Tell whether nobody has named blocks since in the node where a run would go on; `nodes` are deepest first."""
+    first = nodes[-1]
+    return first.runs[-1] is run if first.start < run.high else first.parent is not None
 
 
 class Path(NamedTuple):
