@@ -10,9 +10,10 @@ from kvsim.policies.block_layout import Layout, check_blocks, most_blocks
 from kvsim.policies.block_pool import CachingPool, StackPool
 from kvsim.policies.contents import Contents
 from kvsim.policies.counted import CountedBlocks
-from kvsim.policies.counted_prefix import CountedPrefix, Paths
+from kvsim.policies.counted_prefix import CountedPrefix
 from kvsim.policies.groups import Group, Hit, PrefixIndex, Tables, grain
 from kvsim.policies.overlaps import Overlaps
+from kvsim.policies.paths import Paths
 from kvsim.policies.placement import block_placement
 from kvsim.policies.sharers import Sharers
 from kvsim.policy import NO_MATCH, Lease, Match, Policy, Pool, Usage, reduced

@@ -7,10 +7,10 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from kvsim.admission import waited
-from kvsim.cost import Line, Step
+from kvsim.cost import Line
 from kvsim.job import Job
 from kvsim.ledger import BUFFER
-from kvsim.policy import NO_MATCH
+from kvsim.mixed import MixedSteps
 from kvsim.waiting import FirstCome
 
 if TYPE_CHECKING:
@@ -39,17 +39,14 @@ class Lane:
         self._source = source
         self._finished = finished
         self._goes_on = True
-        self._done: list[Job] = []
-        """Who got the first and last token in the step under way."""
+        self._mixed = MixedSteps(replica)
         self._lines: dict[int, Line] = {}
-        self._line_of = getattr(replica.cost, "decode_line", None)
+        self._line_of: Callable[[int, int], Line | None] | None = getattr(replica.cost, "decode_line", None)
         self._discounts = getattr(replica.cost, "discounts_sharing", False)
         self._count_steps = getattr(replica.cost, "count_steps", None)
-        self._finds = replica.policy.shares_prefixes
         self._weight = replica.policy.slots_per_token
         limits, queue = replica.planner.limits, replica.planner.waiting
-        self._most_tokens, self._most_running = limits.max_num_batched_tokens, limits.max_num_seqs
-        self._in_chunks = limits.enable_chunked_prefill
+        self._most_running = limits.max_num_seqs
         self._waiting: deque[Job] = queue.jobs if isinstance(queue, FirstCome) else deque()
         self.is_open = (
             replica.batch.block_size > 0
@@ -64,7 +61,7 @@ class Lane:
     def run(self, now: float, until: float) -> float:
         """Take steps until one ends at `until` or later, or one needs a plan; return when the last ends."""
         replica, source, waiting = self._replica, self._source, self._waiting
-        batch, planner, ledger = replica.batch, replica.planner, replica.ledger
+        batch, planner, ledger, mixed = replica.batch, replica.planner, replica.ledger, self._mixed
         if planner.stalled or (batch.running and now != planner.last_end):
             return now
         if planner.dirty or now != ledger.now:
@@ -82,7 +79,7 @@ class Lane:
                     waiting += jobs
                     ledger.waited += waited(jobs, now)
             if prefilling or (waiting and waiting[0] is not planner.blocked and len(running) < most_running):
-                end = self._mix(now)
+                end = mixed.take(now)
             else:
                 end = self._decode(now, arrival if arrival < until else until)
             if end is None:
@@ -90,7 +87,7 @@ class Lane:
             now = end
             if len(ledger.ends) >= BUFFER:
                 ledger.sum_up()
-            if batch.step in batch.marks or self._done:
+            if batch.step in batch.marks or mixed.done:
                 self._leave(now)
         planner.last_end = ledger.now = now
         replica.hold(now)
@@ -106,6 +103,7 @@ class Lane:
             return None
         line = self._lines.get(decodes)
         if line is None or not line.since <= context + decodes <= line.until:
+            assert self._line_of is not None
             line = self._line_of(decodes, context + decodes)
             if line is None:
                 return None
@@ -146,165 +144,9 @@ class Lane:
             steps += 1
         return steps
 
-    def _mix(self, now: float) -> float | None:
-        """Take a step in which prompts are computed, and return when it ends; None if it needs a plan."""
-        replica = self._replica
-        batch, ledger, policy = replica.batch, replica.ledger, replica.policy
-        decodes, prefilling = batch.decodes, batch.prefilling
-        budget, wanted = self._most_tokens - decodes, batch.phases[-batch.step % batch.block_size]
-        spare = policy.spare_blocks - wanted
-        if budget <= 0 or spare < 0 or (prefilling and not self._may_go_on(budget, spare)):
-            return None
-        if wanted:
-            policy.take_blocks(wanted)
-        chunks = self._go_on(budget) if prefilling else []
-        if self._waiting:
-            self._admit(chunks, budget, now)
-        if not chunks and not decodes:
-            return None
-        batch.step += 1
-        batch.context += decodes
-        self._hold()
-        work = self._work(chunks)
-        now += replica.cost.seconds(work)
-        ledger.ends.append(now)
-        ledger.held.append(ledger.holding)
-        tokens, placed, shared = work.tokens, work.context, ledger.shared
-        live = self._weight * placed - shared
-        running, waiting = len(batch.running), len(self._waiting)
-        ledger.entries += (
-            1,
-            1,
-            tokens,
-            running,
-            waiting,
-            0,
-            ledger.reusable,
-            shared,
-            live,
-            0,
-            placed,
-            0,
-            decodes,
-        )
-        if decodes:
-            ledger.gaps.noted += 1
-        if chunks:
-            self._begin(chunks, now)
-        return now
-
-    def _may_go_on(self, budget: int, spare: int) -> bool:
-        """Tell whether the only prompt under way is behind all decodes, and its next blocks are there."""
-        batch = self._replica.batch
-        if len(batch.prefilling) > 1 or next(reversed(batch.running)) not in batch.prefilling:
-            return False
-        return budget // batch.block_size + 1 <= spare
-
-    def _go_on(self, budget: int) -> list[Job]:
-        """Let the prompt under way have its next chunk."""
-        (job,) = self._replica.batch.prefilling.values()
-        job.chunk = tokens = min(job.tokens - job.computed, budget)
-        self._replica.policy.grow(job, job.computed + tokens)
-        job.computed += tokens
-        return [job]
-
-    def _admit(self, chunks: list[Job], budget: int, now: float) -> None:
-        """Admit waiting requests until one cannot be; see `Admission.admit`."""
-        replica, waiting = self._replica, self._waiting
-        batch, planner, policy = replica.batch, replica.planner, replica.policy
-        for job in chunks:
-            budget -= job.chunk
-        match = NO_MATCH
-        while waiting and budget and len(batch.running) < self._most_running:
-            job = waiting[0]
-            if job is planner.blocked:
-                return
-            if self._finds:
-                match = policy.lookup(job)
-            tokens = job.tokens - match.tokens
-            is_whole = tokens <= budget
-            if not is_whole and self._in_chunks:
-                tokens = budget
-            if tokens > budget or policy.admit(job, match, tokens) is None:
-                planner.blocked = job if policy.refusal_holds and not chunks else None
-                return
-            waiting.popleft()
-            planner.enter(job, match, now)
-            if not is_whole:
-                batch.prefilling[job.index] = job
-            budget -= tokens
-            job.chunk = tokens
-            job.computed = match.tokens + tokens
-            chunks.append(job)
-
-    def _hold(self) -> None:
-        """Note what is held; see `Replica.hold`."""
-        ledger, policy = self._replica.ledger, self._replica.policy
-        if self._finds:
-            ledger.holding, ledger.shared, ledger.reusable, _ = policy.usage(None)
-        else:
-            ledger.holding = policy.capacity - policy.spare_blocks * self._weight * policy.counted_block
-
-    def _work(self, chunks: list[Job]) -> Step:
-        """Return what the step computes; see `Account.step`."""
-        batch, shared = self._replica.batch, self._replica.ledger.shared
-        decodes, context = batch.decodes, batch.context
-        lengths = computed = area = found = 0
-        for job in chunks:
-            length, tokens = job.computed, job.chunk
-            lengths += length
-            computed += tokens
-            area += tokens * (2 * length - tokens + 1) // 2
-            found += job.found
-        if shared:
-            shared = max(0, shared // self._weight - found)
-        if not chunks:
-            return Step(decodes, context, decodes, (context,), 0, 0, (), (), shared)
-        tokens, reads = decodes + computed, context + lengths
-        return Step(tokens, reads, decodes, (context,), len(chunks), computed, (lengths,), (area,), shared)
-
-    def _begin(self, chunks: list[Job], now: float) -> None:
-        """Let those whose prompts are done decode from here on; see `Batch.join`."""
-        batch = self._replica.batch
-        step, size, pads, prefilling = batch.step, batch.block_size, batch.pads, batch.prefilling
-        for job in chunks:
-            length, final = job.computed, job.final
-            last_block = (final - 1) // size * size
-            if length > last_block and not job.pad:
-                job.pad = -final % size
-                pads += (2 * step, job.pad)
-            if length < job.tokens:
-                continue
-            if prefilling:
-                prefilling.pop(job.index, None)
-            job.tokens += 1
-            if job.first_token != job.first_token:
-                job.first_token = now
-            else:
-                self._replica.ledger.gaps.add(now - job.last_token, 1)
-            if length == final:
-                pads += (2 * step + 1, -job.pad)
-                self._done.append(job)
-                continue
-            job.decoding = True
-            job.chunk = 1
-            job.base = base = length - step
-            batch.decodes += 1
-            batch.context += length
-            batch.phases[base % size] += 1
-            end = final - base
-            batch.last_steps[end].append((job.stamp, job))
-            batch.marks.add(end)
-            if job.pad:
-                pads += (2 * end + 1, -job.pad)
-            elif pad := -final % size:
-                job.pad = pad
-                job.due = due = last_block + 1 - base
-                pads += (2 * due, pad, 2 * end + 1, -pad)
-
     def _leave(self, now: float) -> None:
         """Let everybody go who has the last token; see `Batch.finish` and `Admission.let_go`."""
-        replica, done = self._replica, self._done
+        replica, done = self._replica, self._mixed.done
         batch, step = replica.batch, replica.batch.step
         batch.marks.discard(step)
         for stamp, job in batch.last_steps.pop(step, ()):
@@ -333,7 +175,7 @@ class Lane:
             if not self._finished(job, now):
                 self._goes_on = False
         done.clear()
-        self._hold()
+        self._mixed.hold()
 
 
 def _stamp(job: Job) -> int:

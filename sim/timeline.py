@@ -35,7 +35,7 @@ class Timeline:
         stretch = before // self._stride
         firsts = np.flatnonzero(np.diff(stretch, prepend=-1))
         lasts = np.append(firsts[1:], len(ends)) - 1
-        sums = np.vstack((steps, tokens, figures))
+        sums: NDArray[np.float64] = np.vstack((steps, tokens, figures))
         if len(firsts) < len(ends):
             sums = np.add.reduceat(sums, firsts, axis=1)
         first = int(stretch[0])
