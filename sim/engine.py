@@ -232,6 +232,9 @@ class Simulation:
                 return False
             jobs.sort(key=lambda job: (job.arrival, job.index))
             self._inbox = []
+        for job in jobs:
+            # Whoever watches may ask at once.
+            self.outcomes.arrival[job.index] = job.arrival
         if jobs:
             self.replica.offer(jobs, now)
         return bool(jobs)
