@@ -10,6 +10,7 @@ from kvsim.policies.block_layout import Layout, check_blocks, most_blocks
 from kvsim.policies.block_pool import CachingPool, StackPool
 from kvsim.policies.contents import Contents
 from kvsim.policies.counted import CountedBlocks
+from kvsim.policies.counted_groups import CountedGroups
 from kvsim.policies.counted_prefix import CountedPrefix
 from kvsim.policies.groups import Group, Hit, PrefixIndex, Tables, grain
 from kvsim.policies.overlaps import Overlaps
@@ -153,11 +154,16 @@ class BlockPolicy(Policy):
 
     def count_blocks(self) -> Policy | None:
         """Return a policy that counts blocks, where their numbers and contents make no difference."""
-        if self._fills_show or self._groups != (Group(None, self.block_size),):
+        sizes = self._blocks.usable, self._reserve, self.scheduler_reserve_full_isl
+        if self._groups != (Group(None, self.block_size),):
+            is_plain = self._index is None and {group.block_size for group in self._groups} == {
+                self.block_size
+            }
+            return CountedGroups(self, *sizes, self._groups, self._most) if is_plain else None
+        if self._fills_show:
             return None
         if any(self._sharers.follows) and self._index is not None and not self._contents.shares_nothing:
             return None
-        sizes = self._blocks.usable, self._reserve, self.scheduler_reserve_full_isl
         if self._index is None:
             return CountedBlocks(self, *sizes)
         return CountedPrefix(self, *sizes, Paths(self._workload, self.block_size))

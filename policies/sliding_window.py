@@ -59,7 +59,7 @@ class SlidingWindowPolicy(BlockPolicy):
         self.scheduler_reserve_full_isl = scheduler_reserve_full_isl
 
     def counted(self) -> Policy | None:
-        """Count blocks where the model has no window, unless a subclass does something of its own."""
+        """Count blocks where none is shared, unless a subclass does something of its own."""
         return self.count_blocks() if type(self) is SlidingWindowPolicy else None
 
     def caches(self) -> bool:

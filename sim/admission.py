@@ -79,6 +79,8 @@ class Admission:
     def admit(self, plan: Plan, now: float) -> None:
         """Admit waiting requests until one cannot be (rules S3 to S5, S8)."""
         waiting, limits, policy, running = self.waiting, self.limits, self.policy, self.batch.running
+        if policy.spare_blocks >= policy.admits_from:
+            self.blocked = None
         if self.blocked is None and plan.budget > 0 and len(running) < limits.max_num_seqs:
             waiting.arrange(policy.lookup)
         while plan.budget > 0 and len(running) < limits.max_num_seqs:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from operator import attrgetter
 
 from kvsim.job import Job
-from kvsim.window import Chunk, first_seen
-
-Calendar = defaultdict[int, list[tuple[int, Job]]]
+from kvsim.moves import Calendar, Moves
+from kvsim.window import Chunk, Edge, first_seen
 
 
 class Batch:
@@ -20,12 +20,15 @@ class Batch:
     def __init__(self, windows: tuple[int, ...]) -> None:
         """`windows` are the attention windows, ascending, for which Σ min(length, W) is kept, chunks among them."""
         self.chunks = tuple(window for window in windows if isinstance(window, Chunk))
-        windows = tuple(window for window in windows if not isinstance(window, Chunk))
-        self.windows = windows
+        self.windows = windows = tuple(window for window in windows if not isinstance(window, Chunk))
         self.block_size = 0
         """Tokens of the blocks that are counted (`Policy.counted_block`); 0 where leases tell who needs memory."""
         self.phases: list[int] = [0]
-        """How many decoding sequences have each `base` modulo the block size: who needs a block when."""
+        """By `base` modulo the block size: blocks that decoding sequences take, less those that windows give back."""
+        self.tables = 1
+        """Blocks that a sequence takes whenever it takes any."""
+        self.moves: Moves | None = None
+        """Which counted blocks leave a window when; None without windows that give blocks back."""
         self.pads: list[int] = []
         """Where blocks are counted: pairs of 2 · step, or one more for when it has ended, and by how much Σ `Job.pad`
         over the running grows then. They may lie ahead, and one that turns out wrong is taken back by another."""
@@ -49,10 +52,12 @@ class Batch:
         self._bends: Calendar = defaultdict(list)
         self._wraps: Calendar = defaultdict(list)
 
-    def count_blocks(self, block_size: int) -> None:
+    def count_blocks(self, block_size: int, tables: int = 1, edges: tuple[Edge, ...] = ()) -> None:
         """From now on keep count of who needs its next block when; nobody must be running."""
         self.block_size = block_size
+        self.tables = tables
         self.phases = [0] * (block_size or 1)
+        self.moves = Moves(edges, block_size, self.phases, self.marks, self._wraps) if edges else None
 
     @property
     def growing(self) -> list[int]:
@@ -69,6 +74,8 @@ class Batch:
 
     def settle(self) -> None:
         """Take note of the sequences that have just filled a window, or begun a chunk."""
+        if self.moves is not None:
+            self.moves.settle(self.step)
         if self._wraps:
             self._begin_chunks()
         if not self._bends:
@@ -76,22 +83,22 @@ class Batch:
         for stamp, job in self._bends.pop(self.step, ()):
             if job.stamp != stamp or not job.decoding:
                 continue
-            length = job.base + self.step
-            if length == self.windows[job.passed]:
+            if job.base + self.step == self.windows[job.passed]:
                 self._growing[job.passed] -= 1
                 job.passed += 1
             self._bend(job)
 
     def wanted(self, step: int) -> int:
         """Return how many counted blocks the decodes of a step take."""
-        return self.phases[(1 - step) % self.block_size]
+        place = (1 - step) % self.block_size
+        return self.phases[place] + (self.moves.residues[place] if self.moves else 0)
 
     def needs_block(self, job: Job) -> bool:
         """Tell whether a decoding sequence outgrows its blocks or its lease in this step."""
-        length = job.base + self.step
+        computed = job.base + self.step - 1
         if self.block_size:
-            return (length - 1) % self.block_size == 0
-        return length > job.lease.until
+            return computed % self.block_size == 0 or bool(self.moves and self.moves.is_due(job, computed))
+        return computed >= job.lease.until
 
     def cover(self, job: Job, tokens: int) -> None:
         """Note what a sequence whose blocks cover so many tokens will leave unfilled."""
@@ -146,7 +153,7 @@ class Batch:
             job.tokens = job.final + 1
             found.append(job)
         if len(found) > 1:
-            found.sort(key=_stamp)
+            found.sort(key=attrgetter("stamp"))
         return found
 
     def expect(self, job: Job) -> None:
@@ -164,6 +171,8 @@ class Batch:
         job.base = base = length - self.step
         job.decoding = True
         job.due = -1
+        if self.moves is not None:
+            self.moves.join(job, length)
         job.chunk = 1
         self.decodes += 1
         self.context += length
@@ -176,7 +185,7 @@ class Batch:
         if not size:
             self.expect(job)
             return
-        self.phases[base % size] += 1
+        self.phases[base % size] += self.tables
         pad = job.pad
         if pad:
             self.pads += (2 * end + 1, -pad)
@@ -193,7 +202,9 @@ class Batch:
         self.decodes -= 1
         self.context -= length
         if self.block_size:
-            self.phases[job.base % self.block_size] -= 1
+            self.phases[job.base % self.block_size] -= self.tables
+            if self.moves is not None:
+                self.moves.leave(job)
         for number, window in enumerate(self.windows):
             self.windowed[number] -= min(length, window)
             if number >= job.passed:
@@ -215,8 +226,10 @@ class Batch:
         self.context -= 1
         if self.block_size:
             size = self.block_size
-            self.phases[(job.base + 1) % size] -= 1
-            self.phases[job.base % size] += 1
+            self.phases[(job.base + 1) % size] -= self.tables
+            self.phases[job.base % size] += self.tables
+            if self.moves is not None:
+                self.moves.hold_back(job)
             self._delay_pad(job)
         for number in range(job.passed, len(self.windowed)):
             self.windowed[number] -= 1
@@ -276,7 +289,3 @@ class Batch:
     def _mark(self, calendar: Calendar, step: int, job: Job) -> None:
         calendar[step].append((job.stamp, job))
         self.marks.add(step)
-
-
-def _stamp(job: Job) -> int:
-    return job.stamp

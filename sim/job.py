@@ -24,6 +24,8 @@ class Job(Sequence):
     """Order of admission, new at every one; −1 while it does not run."""
     passed = 0
     """How many of the batch's windows it has outgrown."""
+    edges = 0
+    """Where blocks are counted: how many of the windows that give blocks back it has outgrown."""
     lease = Lease(0)
     reach = 0
     """Slots it has and will have filled, of what it holds (`Policy.reach`); not kept where blocks are counted."""

@@ -52,6 +52,7 @@ class Lane:
             replica.batch.block_size > 0
             and type(queue) is FirstCome
             and self._line_of is not None
+            and replica.batch.tables == 1
             and not replica.batch.windowed
             and not limits.long_prefill_token_threshold
             and limits.scheduler == "vllm"
@@ -94,7 +95,7 @@ class Lane:
         return now
 
     def _decode(self, now: float, horizon: float) -> float | None:
-        """Take steps in which everybody decodes; None if the next one is none. See `Stretch.take`."""
+        """Take steps in which everybody decodes; None if the next one is none. See `Stretch._take`."""
         replica = self._replica
         batch, ledger, policy = replica.batch, replica.ledger, replica.policy
         decodes, context, before, phases = batch.decodes, batch.context, batch.step, batch.phases

@@ -55,7 +55,7 @@ class Ledger:
         "waiting",
         "external",
         "reusable",  # less, where growing took free blocks beyond those without content
-        "beyond",  # Σ reach − held, which growing leaves as it is, but for `pads`
+        "beyond",  # Σ reach − held of the last row, which growing leaves as it is, but for `pads` and `moved`
         "live",  # of the first row
         "live_more",  # of each row than of the one before
         "placed",
@@ -92,6 +92,7 @@ class Ledger:
         self.pads: list[int] = []
         """Changes of the tokens that will never be filled, where `beyond` leaves them out (`Batch.pads`)."""
         self._unfilled = 0
+        self._moved: list[tuple[int, int]] = []
         self._steps = self._tokens = 0
         self._totals = np.zeros(len(CATEGORIES) + 2)
         self.waited = 0.0
@@ -156,6 +157,11 @@ class Ledger:
         self.gaps.noted += 1
         if len(self.ends) >= BUFFER:
             self.sum_up()
+
+    def moved(self, moves: list[tuple[int, int]]) -> None:
+        """Note at which rows not yet described windows gave so many slots back: they count as held no more."""
+        self.beyond += sum([slots for _, slots in moves])
+        self._moved += moves
 
     def entry(
         self,
@@ -247,7 +253,7 @@ class Ledger:
         rows = np.ascontiguousarray(entries[:, 0])
         since = np.arange(len(ends)) - np.repeat(np.cumsum(rows) - rows, rows)
         # One column after the other lies in the cache, all of them do not.
-        column = {name: np.repeat(entries[:, place], rows) for place, name in enumerate(self.ENTRY) if place}
+        column = {name: np.repeat(entries[:, place], rows) for place, name in enumerate(self.ENTRY)}
         figures = np.empty((len(CATEGORIES) + 2, len(ends)))
         for place, slots in enumerate(self._split(column, since, held)):
             np.multiply(slots, seconds, out=figures[place])
@@ -269,6 +275,8 @@ class Ledger:
         beyond = column["beyond"] - self.slots_per_token * placed
         if self.pads or self._unfilled:
             beyond -= self.slots_per_token * self._never_filled(column["steps"])
+        if self._moved:
+            beyond -= self._still_held(since, column["rows"])
         external = column["external"]
         left = self.capacity - held - external
         # Blocks without content go first, so growing leaves all reusable ones alone as long as it can.
@@ -287,3 +295,11 @@ class Ledger:
         tokens = self._unfilled + np.cumsum(added.astype(np.int64))
         self._unfilled = int(tokens[-1])
         return tokens
+
+    def _still_held(self, since: IntColumn, rows: IntColumn) -> IntColumn:
+        """Return for each row the slots that `moved` says are given back in later rows of its entry."""
+        places, slots = np.array(self._moved).T
+        self._moved.clear()
+        gone = np.cumsum(np.bincount(places, slots, len(rows)).astype(np.int64))
+        last = np.arange(len(rows)) - since + rows - 1
+        return np.asarray(gone[last] - gone)

@@ -23,6 +23,8 @@ class Planner(Admission):
         if not was_empty:
             if not self._all_decode(plan):
                 self._schedule_running(plan)
+            if batch.moves is not None:
+                batch.moves.scheduled(plan.stalled)
             if batch.windowed:
                 batch.settle()
         if not plan.preempted and (was_empty or limits.scheduler == "vllm"):
@@ -75,6 +77,7 @@ class Planner(Admission):
             if wanted:
                 policy.take_blocks(wanted)
                 self.dirty = True
+            self._take_back()
         plan.budget -= decodes
         return True
 
@@ -83,11 +86,19 @@ class Planner(Admission):
         batch, policy, size = self.batch, self.policy, self.batch.block_size
         self.dirty = True
         wanted = batch.wanted(batch.step)
-        chunks = len(batch.prefilling) * (min(plan.cap, plan.budget) // size + 1)
+        chunks = len(batch.prefilling) * (min(plan.cap, plan.budget) // size + 1) * batch.tables
         if not every and wanted + chunks <= policy.spare_blocks:
             policy.take_blocks(wanted)
+            self._take_back()
             return []
         return [(job.stamp, job) for job in batch.running.values() if job.decoding and batch.needs_block(job)]
+
+    def _take_back(self) -> None:
+        """Take back what leaves the windows of the decoding sequences, all of which get their token in this step."""
+        moves = self.batch.moves
+        if moves is not None and (blocks := moves.before(self.batch.step)):
+            self.policy.take_back(blocks)
+            self.dirty = True
 
     def _decodes_come_first(self, plan: Plan) -> bool:
         batch = self.batch

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from kvsim.placement import Placement
 from kvsim.request import Sequence, Workload
 from kvsim.tier_summary import TierFigures
+from kvsim.window import Edge
 
 
 class Span(NamedTuple):
@@ -131,6 +132,14 @@ class Policy(ABC):
     its length outgrows a multiple of this, and leases say nothing. 0 where leases tell (the default)."""
     spare_blocks: int = 0
     """Blocks that decoding sequences can still take, where blocks are counted."""
+    counted_tables: int = 1
+    """Block tables of a sequence, and so blocks that it takes whenever it takes any, where blocks are counted."""
+    counted_edges: tuple[Edge, ...] = ()
+    """Windows that give blocks back, where blocks are counted."""
+    vacated: int = 0
+    """Slots of blocks that windows gave back, of sequences that still run, where blocks are counted."""
+    admits_from: int = 1 << 62
+    """Spare blocks from which on the sequence refused last would be admitted, where windows give blocks back."""
     never_refused: int = 0
     """Length in tokens up to which `refuses` has nothing to say."""
     capacity: int
@@ -199,6 +208,10 @@ class Policy(ABC):
         """Give decoding sequences so many blocks; of policies with a `counted_block`."""
         # Not abstract, since a policy without a `counted_block` is never asked.
         raise NotImplementedError(f"{self.name} does not count blocks")
+
+    def take_back(self, blocks: int) -> None:
+        """Take blocks back that have left the windows of decoding sequences; of policies with `counted_edges`."""
+        raise NotImplementedError(f"{self.name} does not count windows")
 
     def transfers(self) -> float:
         """Return and forget the seconds of copying or mapping for this step's calls that its computing waits for."""

@@ -79,7 +79,7 @@ class Replica:
         if counted is None or self._depth > 1:
             return False
         self.policy = self.planner.policy = counted
-        self.batch.count_blocks(counted.counted_block)
+        self.batch.count_blocks(counted.counted_block, counted.counted_tables, counted.counted_edges)
         self.ledger.pads = self.batch.pads
         return True
 
@@ -201,7 +201,7 @@ class Replica:
         reach = planner.reach
         if batch.block_size:
             # What will never be filled is in `Batch.pads`.
-            reach = usage.held + usage.shared
+            reach = usage.held + usage.shared + self.policy.vacated
         self.ledger.hold(now, usage, reach, len(batch.running), len(planner.waiting))
         planner.dirty = False
 

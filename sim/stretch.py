@@ -9,6 +9,7 @@ from kvsim.cost import Line
 from kvsim.job import Job
 
 if TYPE_CHECKING:
+    from kvsim.moves import Moves
     from kvsim.plan import Plan
     from kvsim.replica import Replica
 
@@ -34,7 +35,7 @@ class Stretch:
         self._count_steps = getattr(replica.cost, "count_steps", None)
         self._lines: dict[int, Line] = {}
         self._goes_on = True
-        self._block_slots = replica.batch.block_size * replica.policy.slots_per_token
+        self._block_slots = replica.batch.block_size * replica.policy.slots_per_token // replica.batch.tables
         self._most_decodes = replica.planner.limits.max_num_batched_tokens
 
     def run(self, now: float, horizon: float) -> float:
@@ -90,10 +91,12 @@ class Stretch:
             return False
         if decodes > self._most_decodes or planner.may_admit():
             return False
-        if batch.block_size and not batch.windowed:
+        if batch.block_size and not batch.windowed and batch.moves is None:
             return batch.phases[-batch.step % batch.block_size] <= policy.spare_blocks
         if policy.reads_lengths or batch.begins_chunk(batch.step + 1):
             return False
+        if batch.moves is not None:
+            return self._is_quiet()
         if batch.block_size:
             return batch.phases[-batch.step % batch.block_size] <= policy.spare_blocks
         return not batch.has_due(batch.step + 1)
@@ -104,11 +107,12 @@ class Stretch:
         batch, ledger, policy = replica.batch, replica.ledger, replica.policy
         decodes, context, step, phases = batch.decodes, batch.context, batch.step, batch.phases
         marks, size, slots = batch.marks, len(phases), self._block_slots
-        spare, holding, stops = policy.spare_blocks, ledger.holding, False
+        spare, room = self._limits(batch.moves) if batch.moves else (policy.spare_blocks, ledger.room)
+        before, holding, stops = spare, ledger.holding, False
         line = self._line(decodes, context + decodes)
         prices = None if line else self._prices()
         fixed, rate, until, _, is_measured = line or NO_LINE
-        most = min(until - decodes, context + decodes * (ledger.room - 1))
+        most = min(until - decodes, context + decodes * (room - 1))
         end_row, hold_row = ledger.ends.append, ledger.held.append
         wanted = phases[-step % size]
         while True:
@@ -126,15 +130,14 @@ class Stretch:
             wanted = phases[-step % size]
             if now >= horizon or wanted > spare or context > most:
                 break
-        ledger.decoded(
-            step - batch.step, holding, decodes, batch.context + decodes, *replica.account.decoding()
-        )
-        if spare != policy.spare_blocks:
-            policy.take_blocks(policy.spare_blocks - spare)
+        steps = step - batch.step
+        if batch.moves or spare != before:
+            self._hand_out(before - spare, steps)
+        ledger.decoded(steps, holding, decodes, batch.context + decodes, *replica.account.decoding())
         if line and self._count_steps is not None:
-            self._count_steps(step - batch.step, is_measured, ledger.shared > 0)
+            self._count_steps(steps, is_measured, ledger.shared > 0)
         replica.planner.last_end = now
-        batch.jump(step - batch.step)
+        batch.jump(steps)
         if stops:
             marks.discard(step)
             batch.settle()
@@ -142,6 +145,39 @@ class Stretch:
             if finished:
                 self._let_go(finished, now)
         return now
+
+    def _limits(self, moves: Moves) -> tuple[int, int]:
+        """Return how many spare blocks all asking may come to, and how many rows follow before one needs a look."""
+        replica = self._replica
+        spare, room = replica.policy.spare_blocks, replica.ledger.room
+        if replica.planner.blocked is not None:
+            room = min(room, moves.steps_below(replica.batch.step, spare, replica.policy.admits_from))
+        # What is given back in a step does not help those who ask before it is.
+        return spare - max(moves.residues), room
+
+    def _is_quiet(self) -> bool:
+        """Tell whether everybody gets a block for the next step, and windows give back none but on their own."""
+        replica = self._replica
+        batch, policy = replica.batch, replica.policy
+        step, spare = batch.step, policy.spare_blocks
+        assert batch.moves is not None
+        if batch.moves.late or batch.wanted(step + 1) > spare:
+            return False
+        return replica.planner.blocked is None or batch.moves.steps_below(step, spare, policy.admits_from) > 0
+
+    def _hand_out(self, blocks: int, steps: int) -> None:
+        """Give decoding sequences so many blocks more than their windows gave back in the last so many rows."""
+        replica, slots = self._replica, self._block_slots
+        if replica.batch.moves is not None:
+            moves = replica.batch.moves.ahead(replica.batch.step, steps)
+            moved = sum([count for _, count in moves])
+            if moved:
+                blocks += moved
+                replica.policy.take_back(moved)
+                row = len(replica.ledger.ends) - steps
+                replica.ledger.moved([(row + number, count * slots) for number, count in moves])
+        if blocks:
+            replica.policy.take_blocks(blocks)
 
     def _line(self, decodes: int, context: int) -> Line | None:
         """Return the line that prices steps of so many sequences at this Σ context, if the cost model has one."""

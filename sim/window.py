@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 
 class Chunk(int):
     """Width in tokens of chunked local attention: a token sees back to the last multiple of it (Llama 4).
@@ -45,6 +47,21 @@ def first_seen(position: int, window: int | None) -> int:
 def seen(length: int, tokens: int, window: int | None) -> int:
     """Return how many KV tokens the last `tokens` of a sequence of `length` attend to, together."""
     return length - first_seen(length - tokens, window)
+
+
+class Edge(NamedTuple):
+    """Where a window ends, in the block tables of the layers that have it."""
+
+    window: int
+    """Tokens attended to; a Chunk for chunked local attention."""
+    kept: int = 0
+    """Leading blocks that never leave."""
+    tables: int = 1
+    """Block tables of such layers."""
+
+    def left(self, computed: int, block_size: int) -> int:
+        """Return how many of a sequence's blocks its next token does not see."""
+        return self.tables * max(0, first_seen(computed, self.window) // block_size - self.kept)
 
 
 def area(length: int, tokens: int, window: int | None) -> int:

@@ -246,7 +246,11 @@ def compare_in_bulk(mine: Fast, case: Case) -> None:
     """Run once more with nobody watching, so that steps are taken many at a time: all figures must be the same."""
     bulk = simulation_of(*case)
     bulk.run()
-    watched = mine.simulation
+    compare_runs(bulk, mine.simulation)
+
+
+def compare_runs(bulk: Simulation, watched: Simulation) -> None:
+    """Compare all figures of two runs that have ended."""
     for name in (*bulk.outcomes.FLOATS, *bulk.outcomes.COUNTS, "status"):
         ours, theirs = getattr(bulk.outcomes, name), getattr(watched.outcomes, name)
         assert np.array_equal(ours, theirs, equal_nan=name in bulk.outcomes.FLOATS), name
