@@ -85,7 +85,8 @@ class BlockPolicy(Policy):
         )
         one_table = self._groups == (Group(None, self.block_size),)
         hides = one_table and any(span.window is not None for span in self.spans)
-        self._sharers = Overlaps(self.spans, self.block_size) if hides else Sharers(self._groups)
+        references = self._blocks.references if isinstance(self._blocks, CachingPool) else []
+        self._sharers = Overlaps(self.spans, self.block_size) if hides else Sharers(self._groups, references)
 
     def refuses(self, tokens: int) -> str | None:
         """Compare what one sequence needs with all usable blocks."""
@@ -149,6 +150,7 @@ class BlockPolicy(Policy):
             self._index.name(sequence, tables, min(sequence.computed, sequence.tokens))
         for number, table in enumerate(tables.blocks):
             self._give_back(sequence, number, [block for block in reversed(table) if block])
+        self._sharers.leave(sequence)
         sequence.memory = None
         self._holders -= 1
 

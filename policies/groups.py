@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
+from itertools import chain
 from math import gcd, lcm
+from operator import and_
 from typing import NamedTuple
 
 from kvsim.policies.block_pool import CachingPool
 from kvsim.policies.contents import Contents, private_key
 from kvsim.policies.layer_group import Group as Group
 from kvsim.request import Sequence
+
+NO, YES = b"\0", b"\1"
 
 
 class Tables:
@@ -98,8 +103,8 @@ class PrefixIndex:
                 continue
             tables.named[number] = last
             table, names = tables.blocks[number], self._names(tables.keys, group)
-            for block in range(first, last):
-                if table[block] and (group.window is None or self._is_kept(sequence, tables, group, block)):
+            for block in self._kept(sequence, tables, group, range(first, last)):
+                if table[block]:
                     name = names[block] if block < len(names) else self._private(sequence, group, block)
                     self._pool.name(table[block], number, name)
 
@@ -149,25 +154,32 @@ class PrefixIndex:
     def _window_run(
         self, sequence: Sequence, keys: list[int], group: Group, members: list[int], length: int
     ) -> int:
-        names, maps = self._names(keys, group), [self._pool.found[number] for number in members]
-        needed = max(1, group.run)
-        run, end = 0, 0
-        for block in range(length // group.block_size - 1, -1, -1):
-            may_end = run > 0 or (block + 1) * group.block_size % self._aligned == 0
-            if block < len(names):
-                is_there = may_end and all(names[block] in found for found in maps)
-            else:
-                is_there = may_end and self._is_private_hit(sequence, group, maps, block)
-            if is_there:
-                end = end if run else block + 1
-                run += 1
-                if run >= needed:
-                    break
-            else:
-                run = 0
-        if run and group.sinks:
+        there = self._present(sequence, keys, group, members, length // group.block_size)
+        needed, step = max(1, group.run), self._aligned // group.block_size
+        end = there.rfind(YES * needed) + needed
+        while end >= needed and end % step:
+            # A run further left ends before this one's last block.
+            end = there.rfind(YES * needed, 0, end - 1) + needed
+        if end < needed:
+            # The run at the very start may be shorter.
+            leading = there.find(NO)
+            end = (len(there) if leading < 0 else leading) // step * step
+        if end and group.sinks:
             return self._with_sinks(sequence, keys, group, members, end * group.block_size)
-        return end * group.block_size if run else 0
+        return end * group.block_size
+
+    def _present(
+        self, sequence: Sequence, keys: list[int], group: Group, members: list[int], blocks: int
+    ) -> bytes:
+        """Tell for each of a sequence's first blocks whether it is findable in all groups of a kind."""
+        names, pieces = self._names(keys, group)[:blocks], group.block_size // self._grain
+        first = private_key(sequence.index, (len(names) + 1) * pieces - 1)
+        private = range(first, first - (blocks - len(names)) * pieces, -pieces)
+        there = YES * blocks
+        for number in members:
+            found = self._pool.found[number].__contains__
+            there = bytes(map(and_, there, chain(map(found, names), map(found, private))))
+        return there
 
     def _with_sinks(
         self, sequence: Sequence, keys: list[int], group: Group, members: list[int], length: int
@@ -213,9 +225,23 @@ class PrefixIndex:
             table[block] = found.get(name, 0)
         return table
 
+    def _kept(self, sequence: Sequence, tables: Tables, group: Group, blocks: range) -> Iterable[int]:
+        """Return which of a sequence's blocks are kept findable, ascending (rule W5)."""
+        size = group.block_size
+        keeps_all = self._retention is None and size == self._aligned and (group.run or group.is_chunked)
+        if group.window is None or keeps_all:
+            return blocks
+        if self._retention != 0:
+            return [block for block in blocks if self._is_kept(sequence, tables, group, block)]
+        kept = set(blocks[: max(0, group.kept - blocks.start)])
+        for boundary in ((sequence.prompt_tokens - 1) // self._aligned * self._aligned, tables.junction):
+            first, last = max(0, -(-group.needed(boundary) // size)), boundary // size
+            kept.update(range(max(first, blocks.start), min(last, blocks.stop)))
+        return sorted(kept)
+
     def _is_kept(self, sequence: Sequence, tables: Tables, group: Group, block: int) -> bool:
-        """Tell whether a window group's block is kept findable (rule W5); full attention keeps all."""
-        if group.window is None or block < group.kept:
+        """Tell whether a window group's block is kept findable, where the interval is not 0 (rule W5)."""
+        if block < group.kept:
             return True
         size, aligned = group.block_size, self._aligned
         start, end = block * size, (block + 1) * size
@@ -225,12 +251,10 @@ class PrefixIndex:
         boundaries = [(sequence.prompt_tokens - 1) // aligned * aligned]
         if tables.junction:
             boundaries.append(tables.junction)
-        if self._retention:
-            nth = -(-end // self._retention)
-            boundaries += [
-                k * self._retention // aligned * aligned
-                for k in range(nth, nth + 2 + reach // self._retention)
-            ]
+        nth = -(-end // self._retention)
+        boundaries += [
+            k * self._retention // aligned * aligned for k in range(nth, nth + 2 + reach // self._retention)
+        ]
         return any(group.needed(boundary) <= start and end <= boundary for boundary in boundaries)
 
 

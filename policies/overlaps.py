@@ -51,6 +51,9 @@ class Overlaps:
         for window, _ in self._windows:
             window.remove(sequence)
 
+    def leave(self, sequence: Sequence) -> None:
+        """Note that a sequence has given everything back; `remove` has."""
+
     def extra_slots(self, extra_references: int, block_slots: int) -> int:
         """Count slots by which the live tokens of all readers exceed those read at all."""
         del block_slots
