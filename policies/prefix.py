@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from kvsim.policies.block_policy import BlockPolicy
 from kvsim.policies.block_pool import CachingPool
+from kvsim.policies.counted_prefix import Paths
 from kvsim.policies.eviction import check_eviction, name_with
 from kvsim.policies.eviction_future import Future
 from kvsim.policies.eviction_pool import RankedPool
+from kvsim.policies.ranked_runs import RANKS, RankedPrefix
 from kvsim.policy import Lease, Match, Policy
 from kvsim.registry import register
 from kvsim.request import Sequence
@@ -64,8 +66,16 @@ class PrefixPolicy(BlockPolicy):
         super().release(sequence, finished)
 
     def counted(self) -> Policy | None:
-        """Keep cached content in runs, unless the order is another or a subclass does something of its own."""
-        return self.count_blocks() if type(self) is PrefixPolicy and self.eviction == "lru" else None
+        """Keep cached content in runs, unless a subclass does something of its own, or the order cuts them up."""
+        if type(self) is not PrefixPolicy or self.eviction not in ("lru", *RANKS):
+            return None
+        twin = self.count_blocks()
+        if self.eviction == "lru" or twin is None:
+            return twin
+        sizes = self._blocks.usable, self._reserve, self.scheduler_reserve_full_isl
+        return RankedPrefix(
+            self, *sizes, Paths(self._workload, self.block_size), self.eviction, self._workload
+        )
 
     def caches(self) -> bool:
         """Keep freed blocks findable."""

@@ -45,7 +45,7 @@ class Node:
 class Run:
     """Blocks low … high − 1, all held by the same sequences, or free since the same moment."""
 
-    __slots__ = ("high", "low", "nodes", "parts", "references")
+    __slots__ = ("high", "key", "low", "nodes", "parts", "references", "used")
 
     def __init__(self, nodes: list[Node], low: int, high: int, references: int) -> None:
         """Describe blocks that so many sequences hold; they lie in these nodes."""
@@ -55,6 +55,24 @@ class Run:
         self.references = references
         self.parts: tuple[Run, Run] | None = None
         """What has become of it, if it was cut while tables named it."""
+        self.key = 1
+        self.used = 0
+        """What a pool with an order of its own ranks it by; see `RankedRuns`."""
+
+    def part(self, low: int, high: int) -> Run:
+        """Return some of its blocks as a run of their own, which lies in no node yet."""
+        part = Run([], low, high, self.references)
+        part.key, part.used = self.key, self.used
+        return part
+
+    def shorten(self, blocks: int) -> None:
+        """Lose so many blocks at the end."""
+        self.high -= blocks
+        for node in self.nodes:
+            if node.start >= self.high:
+                node.runs.remove(self)
+        if len(self.nodes) > 1:
+            self.nodes = [node for node in self.nodes if node.start < self.high]
 
     def leaves(self) -> list[Run]:
         """Return the runs it consists of now, ascending."""
@@ -150,12 +168,7 @@ class RunPool:
             size = run.high - run.low
             if size > blocks:
                 # The deepest blocks were freed first.
-                run.high -= blocks
-                for node in run.nodes:
-                    if node.start >= run.high:
-                        node.runs.remove(run)
-                if len(run.nodes) > 1:
-                    run.nodes = [node for node in run.nodes if node.start < run.high]
+                run.shorten(blocks)
                 return
             del queue[run]
             for node in run.nodes:
@@ -174,7 +187,7 @@ class RunPool:
             else:
                 if whole:
                     part = run
-                    del self._queue[run]
+                    self._leave(run)
                 else:
                     part = self._cut_free(run, low, high)
                 self.reusable -= size
@@ -191,27 +204,41 @@ class RunPool:
                 if part.references:
                     self.extra_references -= size
                 else:
-                    self._queue[part] = None
                     self.reusable += size
+                    self._enter(part)
 
     def _cut_free(self, run: Run, low: int, high: int) -> Run:
         """Take low … high − 1 out of a free run; the rest keeps its place in the queue."""
-        part = Run([], low, high, 0)
+        part, rest = run.part(low, high), None
         if low == run.low:
             run.low = high
             run.divide(part, run)
-        elif high == run.high:
+            return part
+        if high == run.high:
             run.high = low
             run.divide(run, part)
         else:
-            rest = Run([], high, run.high, 0)
+            rest = run.part(high, run.high)
             run.high = low
             run.divide(run, part, rest)
+        self._lost_its_end(run, rest)
+        return part
+
+    def _enter(self, run: Run) -> None:
+        """Queue a run that nobody holds any more."""
+        self._queue[run] = None
+
+    def _leave(self, run: Run) -> None:
+        """Take a whole run out of the queue."""
+        del self._queue[run]
+
+    def _lost_its_end(self, run: Run, rest: Run | None) -> None:
+        """Queue what lay behind the blocks taken out of a free run, if anything did."""
+        if rest is not None:
             # The deeper rest was freed before the run's head, so its place is right in front.
             self._queue = OrderedDict.fromkeys(
                 each for entry in self._queue for each in ((rest, run) if entry is run else (entry,))
             )
-        return part
 
 
 def _cut_held(run: Run, low: int, high: int) -> Run:
@@ -226,7 +253,7 @@ def _cut_held(run: Run, low: int, high: int) -> Run:
 
 def _halves(run: Run, at: int) -> tuple[Run, Run]:
     """Cut a held run in two; tables that name it find the halves through `parts`."""
-    halves = Run([], run.low, at, run.references), Run([], at, run.high, run.references)
+    halves = run.part(run.low, at), run.part(at, run.high)
     run.divide(*halves)
     run.parts = halves
     return halves
