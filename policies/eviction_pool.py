@@ -22,17 +22,12 @@ class RankedPool(CachingPool):
         super().__init__(num_blocks)
         self._rank: Callable[[Record], Rank] = EVICTIONS[eviction]
         self._future = future
-        self._records = [Record(0, 0) for _ in range(num_blocks)]
-        self._places: list[Place] = [(0, 0)] * num_blocks
+        self._records = [Record(0, 0)]
+        self._places: list[Place] = [(0, 0)]
         self._ranked: list[tuple[Rank, int, int]] = []
-        self._serials = [-1] * num_blocks
+        self._serials = [-1]
         """Each block's valid entry among the ranked; −1 for none."""
         self._tick = self._serial = 0
-
-    @property
-    def free(self) -> int:
-        """Blocks without content that are free, and ranked ones."""
-        return len(self._queue) + self.reusable
 
     def admitted(self, row: int) -> None:
         """Note that a row has asked for what it could find."""
@@ -49,14 +44,6 @@ class RankedPool(CachingPool):
     def take(self, count: int) -> list[int]:
         """Take so many blocks; they lose their content."""
         self._tick += 1
-        ranked, serials = self._ranked, self._serials
-        for _ in range(count - len(self._queue)):
-            while True:
-                _, serial, block = heapq.heappop(ranked)
-                if serials[block] == serial:
-                    break
-            serials[block] = -1
-            self._queue[block] = None
         taken = super().take(count)
         for block in taken:
             self._records[block] = Record(self._tick, 0)
@@ -66,25 +53,41 @@ class RankedPool(CachingPool):
         """Drop a reference to each; free ones are ranked, or go to the front of the queue without content."""
         self._tick += 1
         super().give_back(blocks)
-        for block in blocks:
-            if self._key[block] is not None and self.is_free(block):
-                del self._queue[block]
-                self._enter(block)
 
     def hit(self, block: int) -> None:
         """Hold a findable block once more."""
-        if self.is_free(block):
-            self._serials[block] = -1
-            self._queue[block] = None
         self._records[block].uses += 1
         super().hit(block)
 
     def free_queue(self) -> list[int]:
         """Return the free blocks in the order in which they will be taken."""
         return [
-            *self._queue,
+            *self._plain.free_queue(),
             *(block for _, serial, block in sorted(self._ranked) if self._serials[block] == serial),
         ]
+
+    def _extend(self, blocks: int) -> None:
+        super()._extend(blocks)
+        self._records += [Record(0, 0) for _ in range(blocks)]
+        self._places += [(0, 0)] * blocks
+        self._serials += [-1] * blocks
+
+    def _evict(self, count: int) -> list[int]:
+        ranked, serials = self._ranked, self._serials
+        evicted: list[int] = []
+        while len(evicted) < count:
+            _, serial, block = heapq.heappop(ranked)
+            if serials[block] == serial:
+                serials[block] = -1
+                evicted.append(block)
+        return evicted
+
+    def _keep(self, blocks: list[int]) -> None:
+        for block in blocks:
+            self._enter(block)
+
+    def _hold(self, block: int) -> None:
+        self._serials[block] = -1
 
     def _enter(self, block: int) -> None:
         record, (row, depth) = self._records[block], self._places[block]

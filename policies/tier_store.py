@@ -74,10 +74,11 @@ class WatchedPool(CachingPool):
         """Return the contents of those of the blocks that have one."""
         return [name[1] for block in blocks if (name := self._key[block]) is not None]
 
-    def _forget(self, block: int, key: tuple[int, int]) -> None:
-        super()._forget(block, key)
-        if key[1] not in self.found[key[0]]:
-            self.lost.append(key[1])
+    def _forget(self, block: int) -> None:
+        name = self._key[block]
+        super()._forget(block)
+        if name is not None and name[1] not in self.found[name[0]]:
+            self.lost.append(name[1])
 
 
 class Copies(NamedTuple):

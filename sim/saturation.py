@@ -46,13 +46,15 @@ def batch_capacity(workload: Workload, policy: Policy, pool: Pool, limits: Limit
         max_num_batched_tokens=max(limits.max_num_batched_tokens, limits.max_model_len, rows),
     )
     replica = Replica(policy, open_limits, _UnitCost(), 0.0)
-    jobs = []
-    for row in range(rows):
-        prompt, output = int(workload.prompt_tokens[row]), int(workload.output_tokens[row])
-        final = min(prompt + output, limits.max_model_len) - 1
-        if prompt < limits.max_model_len and policy.refuses(final) is None:
-            jobs.append(Job(row, 0.0, prompt, 0, final))
     replica.count_blocks()
+    holds = replica.policy
+    prompts, outputs = workload.prompt_tokens[:rows].tolist(), workload.output_tokens[:rows].tolist()
+    jobs = []
+    for row, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
+        final = min(prompt + output, limits.max_model_len) - 1
+        fits = final <= holds.never_refused or holds.refuses(final) is None
+        if fits and prompt < limits.max_model_len:
+            jobs.append(Job(row, 0.0, prompt, 0, final))
     stretch = Stretch(replica, lambda job, now: True)
     replica.offer(jobs, 0.0)
     most, clock = 0, 0.0

@@ -13,6 +13,8 @@ from cyclopts import App
 
 import kvsim.cli
 from kvsim.cli import COMMANDS, main
+from kvsim.traces.generate import generate
+from kvsim.traces.write import write_trace
 
 
 def test_kvsim_alone_prints_help_with_a_line_for_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,6 +82,19 @@ def test_wrong_use_loads_nothing_heavy() -> None:
 
     assert "did you mean 'llama-7b'" in done.stderr
     assert not set(done.stdout.split()) & {"pandas", "pyarrow", "matplotlib", "torch", "joblib"}
+
+
+def test_a_run_told_as_json_loads_no_data_frames(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    write_trace(generate("chat", 5, rate=6.0, seed=3), path)
+    script = (
+        f"import sys\nfrom kvsim.cli import main\nmain(['run', {str(path)!r}, '--json'])\nprint(*sys.modules)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert "pyarrow" in done.stdout.splitlines()[-1].split()
+    assert not set(done.stdout.splitlines()[-1].split()) & {"pandas", "matplotlib"}
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,8 @@ def read(source: Source, options: Options) -> Found:
     columns: dict[str, Any] = {name: _values(source, table, name) for name in ROW_COLUMNS}
     if "block_ids" in table.column_names:
         lists = table.column("block_ids").combine_chunks()
-        offsets = lists.offsets.to_numpy()
-        columns["block_ids"] = lists.values.to_numpy()[offsets[0] : offsets[-1]]
+        offsets = np.from_dlpack(lists.offsets)
+        columns["block_ids"] = np.from_dlpack(lists.values)[offsets[0] : offsets[-1]]
         columns["block_offsets"] = offsets - offsets[0]
     trace = Trace(
         name=about["name"], block_tokens=about["block_tokens"], notes=tuple(about["notes"]), **columns
@@ -85,7 +85,8 @@ def _values(source: Source, table: Any, name: str) -> np.ndarray[Any, Any] | Non
     column = table.column(name)
     if column.null_count:
         raise InputError(f"{source.name}: {name} has {column.null_count} empty values; it must have none")
-    values: np.ndarray[Any, Any] = column.to_numpy()
+    # pyarrow's own to_numpy imports pandas.
+    values: np.ndarray[Any, Any] = np.from_dlpack(column.combine_chunks())
     return values
 
 

@@ -109,15 +109,16 @@ def say_rejected(policy: str, result: Result) -> None:
 
 
 def _report(policy: str, result: Result, band: str, output: Path | None, as_json: bool) -> None:
-    import pandas as pd
-
     from kvsim.cli.print_json import print_json
-    from kvsim.reports import print_comparison
 
     say_rejected(policy, result)
     if as_json:
         print_json({"config": result.config, "summary": result.summary})
     else:
+        import pandas as pd
+
+        from kvsim.reports import print_comparison
+
         print_comparison(pd.DataFrame([{"policy": policy} | result.summary]), caption=caption(result))
         if band:
             print(band)
