@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from kvsim.policies.block_policy import BlockPolicy
 from kvsim.policies.block_pool import CachingPool
-from kvsim.policies.counted_prefix import Paths
 from kvsim.policies.eviction import check_eviction, name_with
 from kvsim.policies.eviction_future import Future
 from kvsim.policies.eviction_pool import RankedPool
+from kvsim.policies.paths import Paths
 from kvsim.policies.ranked_runs import RANKS, RankedPrefix
 from kvsim.policy import Lease, Match, Policy
 from kvsim.registry import register

@@ -5,8 +5,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 
-from kvsim.policies.counted_prefix import CountedPrefix, Paths
+from kvsim.policies.counted_prefix import CountedPrefix
 from kvsim.policies.eviction_future import Future
+from kvsim.policies.paths import Paths
 from kvsim.policies.runs import Hit, Run, RunPool
 from kvsim.policy import Lease, Match, Policy, Pool
 from kvsim.request import Sequence, Workload
