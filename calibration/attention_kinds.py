@@ -10,6 +10,7 @@ import numpy as np
 
 from kvsim.calibration.features import Chunks, chunks_of, decodes_of, is_dense
 from kvsim.calibration.fit_attention import DecodeFit, MixedFit, PrefillFit
+from kvsim.calibration.kv_splits import unsplit_from
 from kvsim.calibration.points import Point
 from kvsim.calibration.residual_table import significant
 
@@ -63,8 +64,9 @@ class Fitted(NamedTuple):
             return self.factor * self.fit.at(chunks_of(point))
         if isinstance(self.fit, MixedFit):
             return self.factor * self.fit.at(chunks_of(point), decodes_of(point))
-        count, context = decodes_of(point)
-        alone, unique = (self.fit.at(count, each) for each in (context, context - point.shared_tokens))
+        count, context, longest = decodes_of(point)
+        alone = self.fit.at(count, context, longest)
+        unique = self.fit.at(count, context - point.shared_tokens, longest)
         return saving(self.factor * alone, self.factor * unique, self.discount * point.shared_tokens)
 
 
@@ -94,8 +96,11 @@ def form_name(point: Point) -> str:
     return point.op if point.op in ("lm_head", "sampler") else f"{point.op} {detail}"
 
 
-def fit_attention(points: Sequence[Point]) -> Attention:
-    """Fit the largest kind of each phase, window and dtype, then the others by themselves or relative to it."""
+def fit_attention(points: Sequence[Point], multiprocessors: int | None = None) -> Attention:
+    """Fit the largest kind of each phase, window and dtype, then the others by themselves or relative to it.
+
+    `multiprocessors` of the GPU, where known, tell which decodes are split over it.
+    """
     kinds: dict[Kind, list[Point]] = {}
     for point in points:
         kinds.setdefault(kind_of(point), []).append(point)
@@ -114,11 +119,18 @@ def fit_attention(points: Sequence[Point]) -> Attention:
     for kind in order:
         alike = (other for other in found if other[3:] == kind[3:] and other.op == kind.op)
         main = next((other for other in alike if found[other].of == other), None)
-        found[kind] = _fit_kind(kind, kinds[kind], found, None if main is None else found[main])
+        like = None if main is None else found[main]
+        found[kind] = _fit_kind(kind, kinds[kind], found, like, multiprocessors)
     return found
 
 
-def _fit_kind(kind: Kind, points: Sequence[Point], found: Attention, main: Fitted | None) -> Fitted:
+def _fit_kind(
+    kind: Kind,
+    points: Sequence[Point],
+    found: Attention,
+    main: Fitted | None,
+    multiprocessors: int | None,
+) -> Fitted:
     if kind.layout == "shared" and main is not None:
         return main._replace(discount=_discount(points, main))
     if main is not None and len(points) < OWN_FIT:
@@ -126,7 +138,8 @@ def _fit_kind(kind: Kind, points: Sequence[Point], found: Attention, main: Fitte
         return main._replace(factor=significant(float(np.median(ratios))))
     seconds = np.array([point.seconds for point in points])
     if kind.op == "attn_decode":
-        return Fitted(DecodeFit.of([decodes_of(point) for point in points], seconds), kind)
+        first = unsplit_from(points, multiprocessors)
+        return Fitted(DecodeFit.of([decodes_of(point) for point in points], seconds, first), kind)
     chunks = [chunks_of(point) for point in points]
     if kind.op == "attn_mixed":
         pairs = list(zip(chunks, map(decodes_of, points), strict=True))

@@ -41,8 +41,9 @@ class ProfileCost:
     Attention of a step with chunks and decodes is the fused kernel's where the profile has it, at least as long as
     either part alone; else the sum of two calls. Whole prompts are charged by the faster of two kernels where they have
     one of their own. Tokens that several decodes read from the same pages are charged less, never less than if each
-    was read once. A step never gets faster by one more decode, a longer context, or a longer or deeper chunk. Pure but
-    for two counters and the notes.
+    was read once. Where a kernel does not split the KV of a sequence over the GPU, the longest decode counts besides. A
+    step never gets faster by one more decode, a longer context, or a longer or deeper chunk. Pure but for two counters
+    and the notes.
     """
 
     def __init__(
@@ -83,8 +84,11 @@ class ProfileCost:
         self._captured = tuple(size for size in CAPTURED if pads and size <= most_captured)
         self._most = (self._price.most_tokens(), self._price.most_rows())
         self._lines: dict[int, list[DecodeCurve]] = {}
-        self._sees_all = [span.window for span in spans] == [None]
-        self._known_lines: dict[int, Line] = {}
+        self._windows = [span.window for span in spans]
+        self._sees_all = self._windows == [None]
+        self.reads_longest = any(each.reads_longest for each in self._spans)
+        """Whether it matters how long the longest decode is."""
+        self._known_lines: dict[int, tuple[int, Line]] = {}
         self._by_tokens: dict[int, _Share] = {}
         self._by_rows: dict[int, _Share] = {}
 
@@ -112,8 +116,11 @@ class ProfileCost:
         """Tell whether decodes that read the same pages are charged less."""
         return any(self._discounts)
 
-    def decode_line(self, decodes: int, context: int) -> Line | None:
-        """Return the line that prices steps of so many decodes around this Σ context; None with windows."""
+    def decode_line(self, decodes: int, context: int, longest: int = 0) -> Line | None:
+        """Return the line that prices steps of so many decodes around this Σ context; None with windows.
+
+        It holds for as long as the longest of them, of `longest` tokens now, is as much longer than the others.
+        """
         if not self._sees_all:
             return None
         dense = self._by_tokens.get(decodes) or self._price_tokens(decodes)
@@ -121,7 +128,8 @@ class ProfileCost:
         attention = self._decode_lines(decodes)[0]
         least = max(dense.host, head.host if self._overlaps_host else 0.0)
         line = attention.seconds.line(context)
-        line = line._replace(fixed=line.fixed + dense.kernels + head.kernels)
+        late = attention.late(Decodes(decodes, context, longest))
+        line = line._replace(fixed=line.fixed + dense.kernels + head.kernels + late)
         if line.rate and line.fixed < least:
             line = at_least(line, least, context)
         elif line.fixed < least:
@@ -141,12 +149,7 @@ class ProfileCost:
     def seconds(self, step: Step) -> float:
         """Return how long the step takes."""
         if self._sees_all and not step.prefills and not (step.decode_shared and self.discounts_sharing):
-            context = step.decode_context[0]
-            line = self._known_lines.get(step.decodes)
-            if line is None or not line.since <= context <= line.until:
-                line = self.decode_line(step.decodes, context)
-                assert line is not None
-                self._known_lines[step.decodes] = line
+            line, context = self._known_line(step), step.decode_context[0]
             self.count_steps(1, line.is_measured, step.decode_shared > 0)
             return line.fixed + line.rate * context
         rows = step.decodes + step.prefills
@@ -154,9 +157,9 @@ class ProfileCost:
         head = self._by_rows.get(rows) or self._price_rows(rows)
         kernels, inside = dense.kernels + head.kernels, dense.is_measured and head.is_measured
         if not step.prefills:
-            for curve, context in zip(self._decode_lines(rows), step.decode_context, strict=True):
-                kernels += curve.seconds.at(context)
-                inside = inside and curve.least <= context <= curve.most
+            for curve, decodes in zip(self._decode_lines(rows), self._decodes(step), strict=True):
+                kernels += curve.seconds.at(decodes.context) + curve.late(decodes)
+                inside = inside and curve.least <= decodes.context <= curve.most
         else:
             attention, was_timed = self._with_chunks(step)
             kernels += attention
@@ -172,6 +175,7 @@ class ProfileCost:
         """Return the attention of a step that prefills, and whether all of it was measured."""
         total, inside = 0.0, True
         lines = self._decode_lines(step.decodes) if step.decodes else None
+        decoding = self._decodes(step)
         for number, span in enumerate(self._spans):
             chunks = Chunks(
                 step.prefills, step.prefill_tokens, step.prefill_context[number], step.prefill_area[number]
@@ -179,10 +183,10 @@ class ProfileCost:
             seconds, was_timed = span.chunks(chunks)
             inside = inside and was_timed
             if lines is not None:
-                context = step.decode_context[number]
-                alone = lines[number].seconds.at(context)
-                inside = inside and lines[number].least <= context <= lines[number].most
-                fused = span.fused(chunks, Decodes(step.decodes, context))
+                curve, decodes = lines[number], decoding[number]
+                alone = curve.seconds.at(decodes.context) + curve.late(decodes)
+                inside = inside and curve.least <= decodes.context <= curve.most
+                fused = span.fused(chunks, decodes)
                 seconds = seconds + alone if fused is None else max(seconds, alone, fused)
             total += seconds
         return total, inside
@@ -199,14 +203,37 @@ class ProfileCost:
         if UNDISCOUNTED not in self.notes and any(span.discount is None for span in self._spans):
             self.notes.append(UNDISCOUNTED)
 
+    def _decodes(self, step: Step) -> list[Decodes]:
+        """Return the decodes as each span sees them."""
+        seen = [window or step.decode_longest for window in self._windows]
+        each = zip(step.decode_context, seen, strict=True)
+        return [Decodes(step.decodes, context, min(step.decode_longest, most)) for context, most in each]
+
+    def _known_line(self, step: Step) -> Line:
+        """Return the line of a step of decodes that see everything."""
+        context = step.decode_context[0]
+        lack = step.decodes * step.decode_longest - context if self.reads_longest else 0
+        known = self._known_lines.get(step.decodes)
+        if known is not None and known[0] == lack and known[1].since <= context <= known[1].until:
+            return known[1]
+        line = self.decode_line(step.decodes, context, step.decode_longest)
+        assert line is not None
+        self._known_lines[step.decodes] = lack, line
+        return line
+
     def _decode_lines(self, sequences: int) -> list[DecodeCurve]:
         lines = self._lines.get(sequences)
         if lines is None:
-            lines = self._lines[sequences] = [span.line(sequences) for span in self._spans]
+            padded = self._graph(sequences) or sequences
+            lines = self._lines[sequences] = [span.line(sequences, padded) for span in self._spans]
         return lines
 
+    def _graph(self, tokens: int) -> int | None:
+        """Return the size of the captured graph that a step of so many tokens is run as."""
+        return next((size for size in self._captured if size >= tokens), None)
+
     def _price_tokens(self, tokens: int) -> _Share:
-        graph = next((size for size in self._captured if size >= tokens), None)
+        graph = self._graph(tokens)
         captured, padded = graph is not None, graph or tokens
         gap = self.profile.host.get("captured_gap" if captured else "eager_gap", 0)
         kernels = self._price.by_tokens(padded, "graph" if captured else "eager")

@@ -19,6 +19,12 @@ class DecodeCurve(NamedTuple):
     least: float
     most: float
     """Σ KV tokens between which points were measured."""
+    tail: float
+    """Seconds that a token takes which the longest has beyond the mean."""
+
+    def late(self, decodes: Decodes) -> float:
+        """Return how long the longest goes on after the others."""
+        return self.tail * decodes.lack / decodes.sequences if self.tail else 0.0
 
     def saved(self, context: int, shared: int, discount: float) -> float:
         """Return what is saved where decodes read `shared` of the tokens from pages that another one reads too."""
@@ -38,15 +44,22 @@ class Layers(NamedTuple):
     discount: float | None
     """Seconds that all of them save a token which several decodes read from the same pages; None if not timed."""
 
-    def line(self, sequences: int) -> DecodeCurve:
-        """Return what decodes of so many sequences take."""
+    @property
+    def reads_longest(self) -> bool:
+        """Tell whether it matters how long the longest decode is."""
+        fits = (self.decode.fit, *([] if self.mixed is None else [self.mixed.fit]))
+        return any(each.affine.coefficients[each.terms.index("longest")] for each in fits)
+
+    def line(self, sequences: int, padded: int) -> DecodeCurve:
+        """Return what decodes of so many sequences take, launched as `padded` ones."""
         fit = self.decode.fit
         assert isinstance(fit, DecodeFit)
-        curve = fit.line(sequences)
+        tail = fit.tail(padded)
+        curve = fit.line(sequences, tail)
         scale = self.layers * self.decode.factor
         least, most = fit.affine.hull.reach(sequences)
         scaled = Curve(curve.nodes, tuple(scale * each for each in curve.seconds), scale * curve.slope)
-        return DecodeCurve(scaled, least, most)
+        return DecodeCurve(scaled, least, most, scale * tail)
 
     def chunks(self, chunks: Chunks) -> tuple[float, bool]:
         """Return the seconds of chunks, and whether such were timed.

@@ -51,15 +51,17 @@ class Error(NamedTuple):
         return cls(len(misses), *(round(value, 6) for value in found))
 
 
-def pooled_errors(splits: Sequence[Sequence[Point]], fits: Fits, model: Model) -> dict[str, Error]:
+def pooled_errors(
+    splits: Sequence[Sequence[Point]], model: Model, multiprocessors: int | None = None
+) -> dict[str, Error]:
     """Return the error of each kernel, then of decode, prefill and mixed steps, over all splits together.
 
-    `fits` are the first split's; each of the others is the same points with others held out, and fitted here.
+    Each split is the same points with others held out, and fitted here without those.
     """
     kernels: Pairs = {}
     steps: Pairs = {}
-    for number, points in enumerate(splits):
-        fitted = fit_points(points) if number else fits
+    for points in splits:
+        fitted = fit_points(points, multiprocessors)
         for point in points:
             if point.held_out and not UNUSED & set(point.flags):
                 kernels.setdefault(form_name(point), []).append((predict(point, fitted), point.seconds))

@@ -17,6 +17,13 @@ class Decodes(NamedTuple):
     sequences: int
     context: int
     """Σ KV tokens read, each sequence's at most its window."""
+    longest: int = 0
+    """KV tokens that the longest reads; 0 for as many as each."""
+
+    @property
+    def lack(self) -> int:
+        """KV tokens that the others would have to read more, were all as long as the longest."""
+        return max(0, self.sequences * self.longest - self.context)
 
 
 class Chunks(NamedTuple):
@@ -54,9 +61,9 @@ def decodes_of(point: Point) -> Decodes:
     """Return the decodes: sequences with one query token, in a prefill call none."""
     if point.op == "attn_prefill":
         return Decodes(0, 0)
-    lengths = [kv for q, kv in zip(point.q, point.kv, strict=True) if q == 1]
-    window = point.window
-    return Decodes(len(lengths), sum(lengths if window is None else (min(kv, window) for kv in lengths)))
+    window = point.window or max(point.kv)
+    lengths = [min(kv, window) for q, kv in zip(point.q, point.kv, strict=True) if q == 1]
+    return Decodes(len(lengths), sum(lengths), max(lengths, default=0))
 
 
 def chunks_of(point: Point) -> Chunks:

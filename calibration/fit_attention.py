@@ -17,48 +17,65 @@ from kvsim.calibration.nnls import relative_nnls
 from kvsim.calibration.residual_table import Table
 
 Floats = NDArray[np.float64]
-MIXED_OCTAVES = 2.0
-"""Octaves between nodes of the four-dimensional table of mixed calls."""
+MIXED_OCTAVES = (2.0, 2.0, 1.0, 1.0)
+"""Octaves between nodes of each axis of the table of mixed calls, which would be too large with one for all four."""
 
 
 class DecodeFit:
-    """a₀ + a₁·n + a₂·S + table(n, S), with n sequences and S = Σ KV tokens read.
+    """a₀ + a₁·n + a₂·S + table(n, S) + a₃·(M − S / n): n sequences, S = Σ KV tokens read, M of them by the longest.
 
-    It rises with n and with S, so one more sequence never makes a batch faster. Beyond the points no KV is read faster
-    than in any of them: a₂ is at least the least (seconds − a₀ − a₁·n) / S of the calls that spend most on reading.
+    The last term is of calls whose sequences are not split over the GPU: what is left of a long one runs when the
+    others are done (`kv_splits`). It all rises with n, S and M, so one more sequence never makes a batch faster.
+    Beyond the points no KV is read faster than in any of them: a₂ is at least the least (seconds − a₀ − a₁·n) / S of
+    the calls that spend most on reading.
     """
 
-    terms = ("constant", "sequences", "context")
+    terms = ("constant", "sequences", "context", "longest")
 
-    def __init__(self, affine: Affine) -> None:
-        """Take coefficients in the order of `terms`, and a table over (n, S)."""
+    def __init__(self, affine: Affine, unsplit_from: int | None = None) -> None:
+        """Take coefficients in the order of `terms`, and a table over (n, S); a₃ counts from so many sequences on."""
         self.affine = affine
+        self.unsplit_from = unsplit_from
 
     @classmethod
-    def of(cls, calls: Sequence[Decodes], seconds: Floats) -> DecodeFit:
+    def of(cls, calls: Sequence[Decodes], seconds: Floats, unsplit_from: int | None = None) -> DecodeFit:
         """Fit timed calls."""
-        places = np.array(calls, dtype=np.float64)
-        form = Form(_decode_features, _nothing, (1.0, 1.0))
-        a0, a1, a2 = relative_nnls(_decode_features(places), seconds).tolist()
-        reading = seconds - a0 - a1 * places[:, 0]
+        places = np.array([call[:2] for call in calls], dtype=np.float64)
+        late = [_lateness(call) if is_unsplit(call.sequences, unsplit_from) else 0.0 for call in calls]
+        rest = np.array(late)[:, None]
+        form = Form(_decode_features, lambda nodes: np.zeros((len(nodes), 1)), (1.0, 1.0))
+        a0, a1, a2, a3 = relative_nnls(np.hstack([_decode_features(places), rest]), seconds).tolist()
+        reading = seconds - a0 - a1 * places[:, 0] - a3 * rest[:, 0]
         per_token = (reading / places[:, 1])[reading > 0.5 * seconds]
         fastest = float(per_token.min(initial=np.inf)) if len(per_token) else a2
-        return cls(fit_affine(form, places, _nothing(places), seconds, least=(0.0, 0.0, fastest)))
+        least = (0.0, 0.0, fastest, 0.0)
+        return cls(fit_affine(form, places, rest, seconds, least=least), unsplit_from)
 
-    def at(self, count: float, context: float) -> float:
-        """Return the seconds of one layer."""
-        a0, a1, a2 = self.affine.coefficients
+    def tail(self, sequences: int) -> float:
+        """Return the seconds that each token takes which the longest has beyond the mean."""
+        return self.affine.coefficients[3] if is_unsplit(sequences, self.unsplit_from) else 0.0
+
+    def at(self, count: int, context: float, longest: float = 0) -> float:
+        """Return the seconds of one layer; sequences are of one length unless the longest is known."""
+        late = max(0.0, longest - context / count) if count else 0.0
+        return self._even(count, context) + self.tail(count) * late
+
+    def _even(self, count: float, context: float) -> float:
+        a0, a1, a2, _ = self.affine.coefficients
         table = self.affine.table
         if table is None:
             return a0 + a1 * count + a2 * context
         count, context = max(count, table.axes[0][0]), max(context, table.axes[1][0])
         return a0 + a1 * count + a2 * context + table.at(count, context)
 
-    def line(self, count: int) -> Curve:
-        """Return the seconds over S for a fixed number of sequences."""
+    def line(self, count: int, tail: float = 0.0) -> Curve:
+        """Return the seconds over S for a fixed number of sequences; with `tail`, such that S never makes them less."""
         table = self.affine.table
         nodes = table.axes[1] if table else (0.0,)
-        return Curve(nodes, tuple([self.at(count, node) for node in nodes]), self.affine.coefficients[2])
+        least = tail / max(count, 1)
+        seconds = np.array([self._even(count, node) for node in nodes]) - least * np.array(nodes)
+        rising = np.maximum.accumulate(seconds) + least * np.array(nodes)
+        return Curve(nodes, tuple(rising.tolist()), max(self.affine.coefficients[2], least))
 
 
 class PrefillFit:
@@ -96,9 +113,12 @@ class PrefillFit:
 
 
 class MixedFit:
-    """c₀ + c₁·Σq + c₂·area + c₃·n + c₄·S + c₅·Σkv + table(Σq, depth, n, S), as in the other two forms."""
+    """c₀ + c₁·Σq + c₂·area + c₃·n + c₄·S + c₅·Σkv + c₆·M + table(Σq, depth, n, S), as in the other two forms.
 
-    terms = ("constant", "tokens", "area", "sequences", "decode_context", "context")
+    M are the KV tokens of the longest, decode or chunk: such kernels split no sequence over the GPU.
+    """
+
+    terms = ("constant", "tokens", "area", "sequences", "decode_context", "context", "longest")
 
     def __init__(self, affine: Affine) -> None:
         """Take coefficients in the order of `terms`, and a table over (Σq, depth, n, S)."""
@@ -107,19 +127,21 @@ class MixedFit:
     @classmethod
     def of(cls, calls: Sequence[tuple[Chunks, Decodes]], seconds: Floats) -> MixedFit:
         """Fit timed calls."""
-        places = np.array([[chunks.tokens, chunks.depth, n, context] for chunks, (n, context) in calls])
-        rest = np.array([[chunks.context] for chunks, _ in calls], dtype=np.float64)
-        form = Form(_mixed_features, lambda nodes: _single_chunk(nodes)[:, :1], (MIXED_OCTAVES,) * 4)
+        places = np.array([[chunks.tokens, chunks.depth, *decodes[:2]] for chunks, decodes in calls])
+        is_uneven = any(decodes.lack for _, decodes in calls)
+        rest = np.array([[chunks.context, is_uneven * longest(chunks, decodes)] for chunks, decodes in calls])
+        form = Form(_mixed_features, _mixed_rest, MIXED_OCTAVES)
         reach = _reach([chunks for chunks, _ in calls])
         return cls(fit_affine(form, places, rest, seconds, reach=reach))
 
     def at(self, chunks: Chunks, decodes: Decodes) -> float:
         """Return the seconds of one layer."""
-        c0, c1, c2, c3, c4, c5 = self.affine.coefficients
-        count, context = decodes
+        c0, c1, c2, c3, c4, c5, c6 = self.affine.coefficients
+        count, context, _ = decodes
         table = self.affine.table
         tokens, depth = at_least(table, chunks)
         formula = c0 + c1 * tokens + c2 * tokens * depth + c3 * count + c4 * context + c5 * chunks.context
+        formula += c6 * longest(chunks, decodes)
         return formula + (table.at(tokens, depth, count, context) if table else 0.0)
 
 
@@ -132,6 +154,17 @@ def at_least(table: Table | None, chunks: Chunks) -> tuple[float, float]:
     if table is None:
         return chunks.tokens, chunks.depth
     return max(chunks.tokens, table.axes[0][0]), max(chunks.depth, table.axes[1][0])
+
+
+def is_unsplit(sequences: int, unsplit_from: int | None) -> bool:
+    """Tell whether the KV of so many decodes is not split over the GPU."""
+    return unsplit_from is not None and sequences >= unsplit_from
+
+
+def longest(chunks: Chunks, decodes: Decodes) -> float:
+    """Return the KV tokens of the longest sequence, chunks and decodes of unknown length taken as equal."""
+    even = decodes.context / decodes.sequences if decodes.sequences else 0.0
+    return max(decodes.longest, even, chunks.context / chunks.sequences)
 
 
 def tiles(chunks: Chunks) -> list[int]:
@@ -162,5 +195,11 @@ def _single_chunk(places: Floats) -> Floats:
     return np.stack([depth + (tokens - 1) / 2, *(np.maximum(tokens, tile) for tile in TILES)], axis=1)
 
 
-def _nothing(places: Floats) -> Floats:
-    return np.zeros((len(places), 0))
+def _mixed_rest(places: Floats) -> Floats:
+    """Return Σkv and the longest where there is one chunk and all decodes are alike."""
+    chunk = _single_chunk(places)[:, 0]
+    return np.stack([chunk, np.maximum(chunk, places[:, 3] / places[:, 2])], axis=1)
+
+
+def _lateness(call: Decodes) -> float:
+    return call.lack / call.sequences if call.sequences else 0.0

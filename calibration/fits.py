@@ -10,7 +10,7 @@ from kvsim.calibration.curve import Curve
 from kvsim.calibration.fit_sizes import fit_line, fit_product
 from kvsim.calibration.points import Point
 
-FITTER = 2
+FITTER = 3
 """Version of the forms; a profile that keeps its points is fitted again when its own differs."""
 
 
@@ -35,15 +35,15 @@ class Fits:
     """Version of the fitter that made them."""
 
 
-def fit_points(points: Iterable[Point]) -> Fits:
-    """Fit all points that are neither held out nor rejected."""
+def fit_points(points: Iterable[Point], multiprocessors: int | None = None) -> Fits:
+    """Fit all points that are neither held out nor rejected; `multiprocessors` are those of the GPU, where known."""
     groups: dict[str, list[Point]] = {}
     for point in points:
         if not point.held_out and "rejected" not in point.flags:
             groups.setdefault(point.op, []).append(point)
     alone = {op: groups.get(op, []) for op in ("lm_head", "sampler")}
     return Fits(
-        attention=fit_attention([point for op in PHASES for point in groups.get(op, [])]),
+        attention=fit_attention([point for op in PHASES for point in groups.get(op, [])], multiprocessors),
         gemm=_fit_each(groups.get("gemm", []), lambda point: point.name, fit_product),
         lm_head=fit_product(alone["lm_head"]) if alone["lm_head"] else None,
         sampler=_by_rows(alone["sampler"]) if alone["sampler"] else None,

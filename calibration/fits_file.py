@@ -12,6 +12,7 @@ import numpy as np
 from kvsim.calibration.affine import Affine
 from kvsim.calibration.attention_kinds import PHASES, Attention, Fitted, Kind
 from kvsim.calibration.curve import Curve
+from kvsim.calibration.fit_attention import DecodeFit
 from kvsim.calibration.fits import FITTER, Fits
 from kvsim.calibration.hull import Hull
 from kvsim.calibration.residual_table import Table
@@ -21,6 +22,8 @@ Json = dict[str, Any]  # Any: what JSON holds, checked field by field
 FORMS = ("affine", "affine+table", "relative", "curve")
 """affine: coefficients · features; affine+table: and a table of what they miss; relative: factor · another fit −
 discount · shared tokens; curve: seconds at nodes, and a slope beyond the last."""
+ADDED = ("longest",)
+"""Coefficients that files of earlier versions lack: 0 there."""
 CURVES = ("gemm", "elementwise", "allreduce", "launch")
 LONE_CURVES = ("lm_head", "sampler")
 
@@ -67,6 +70,8 @@ def _attention(kind: Kind, fitted: Fitted) -> Json:
             "discount": fitted.discount,
         }
     affine = fitted.fit.affine
+    if isinstance(fitted.fit, DecodeFit) and fitted.fit.unsplit_from is not None:
+        record["unsplit_from"] = fitted.fit.unsplit_from
     record["form"] = "affine" if affine.table is None else "affine+table"
     record["coefficients"] = dict(zip(fitted.fit.terms, affine.coefficients, strict=True))
     if affine.table is not None:
@@ -110,10 +115,11 @@ def _read_attention(records: object, place: str) -> Attention:
 def _own(kind: Kind, record: Json, where: str) -> Fitted:
     phase = PHASES[kind.op]
     coefficients = _object(record.get("coefficients"), f"{where}.coefficients")
-    missing = [term for term in phase.terms if term not in coefficients]
+    missing = [term for term in phase.terms if term not in coefficients and term not in ADDED]
     if missing:
         raise InputError(f"{where}: no coefficient {missing[0]!r}; {kind.op} has {', '.join(phase.terms)}")
-    values = tuple(_number(coefficients, term, f"{where}.coefficients") for term in phase.terms)
+    given = dict.fromkeys(ADDED, 0.0) | coefficients
+    values = tuple(_number(given, term, f"{where}.coefficients") for term in phase.terms)
     table = None
     if record["form"] == "affine+table":
         table = _table(record, {"attn_decode": 2, "attn_prefill": 2, "attn_mixed": 4}[kind.op], where)
@@ -121,7 +127,9 @@ def _own(kind: Kind, record: Json, where: str) -> Fitted:
     if not isinstance(corners, list) or not corners:
         raise InputError(f"{where}: hull must be a list of corners")
     hull = Hull(tuple(_pair(corner, f"{where}.hull") for corner in corners))
-    return Fitted(phase(Affine(values, table, hull)), kind)
+    affine = Affine(values, table, hull)
+    first = _count(record, "unsplit_from", where)
+    return Fitted(DecodeFit(affine, first) if phase is DecodeFit else phase(affine), kind)
 
 
 def _table(record: Json, dimensions: int, where: str) -> Table:
@@ -171,16 +179,18 @@ def _kind(record: Mapping[str, object], where: str) -> Kind:
         raise InputError(
             f"{where}: op must be one of {', '.join(PHASES)} with a layout, got {op!r} and {layout!r}"
         )
-    sizes: list[int | None] = []
-    for name in ("page", "window"):
-        value = record.get(name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise InputError(f"{where}: {name} must be null or ≥ 1, got {value!r}")
-        sizes.append(value)
+    page, window = (_count(record, name, where) for name in ("page", "window"))
     dense = record.get("dense", False)
     if not isinstance(dense, bool):
         raise InputError(f"{where}: dense must be true or false, got {dense!r}")
-    return Kind(str(op), str(layout), sizes[0], sizes[1], str(record.get("kv_dtype")), dense)
+    return Kind(str(op), str(layout), page, window, str(record.get("kv_dtype")), dense)
+
+
+def _count(record: Mapping[str, object], name: str, where: str) -> int | None:
+    value = record.get(name)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise InputError(f"{where}: {name} must be null or ≥ 1, got {value!r}")
+    return value
 
 
 def _object(value: object, where: str) -> Json:

@@ -15,6 +15,7 @@ from kvsim.calibration.held_out import is_fitted, with_enough_fitted, with_held_
 from kvsim.calibration.imported import STATEMENT
 from kvsim.calibration.points import Point
 from kvsim.errors import InputError
+from kvsim.gpu import find_gpu, gpu_names
 from kvsim.model import Model
 
 NEEDED = ("attn_decode", "attn_prefill")
@@ -83,9 +84,9 @@ class Profile:
     ) -> Profile:
         """Check points, fit them, and state the error on points held out.
 
-        A quarter of them is drawn with `seed` unless some are held out already; the fit is made without those. With
-        more than one of `draws` the errors are those of that many splits together, each drawn anew and fitted for
-        this alone, so that a few unlucky points do not decide them.
+        A quarter of them is drawn with `seed` unless some are held out already. The error is that of a fit without
+        those; the profile's own is then made of all points. With more than one of `draws` the errors are those of that
+        many splits together, each drawn anew, so that a few unlucky points do not decide them.
         """
         given = tuple(points)
         is_split = any(point.held_out for point in given)
@@ -102,12 +103,14 @@ class Profile:
         return profile
 
     def fit(self) -> None:
-        """Fit the points that are not held out, and compare with those that are."""
-        self.fits = fit_points(self.points)
+        """Fit all points, and state the error of fits to a part of them on the others."""
+        self.fits = fit_points(
+            [replace(point, held_out=False) for point in self.points], self.multiprocessors
+        )
         check_fits(self)
         seed, draws = self.split
         splits = [self.points, *(with_held_out(self.points, seed + number) for number in range(1, draws))]
-        self.errors = pooled_errors(splits, self.fits, self.model)
+        self.errors = pooled_errors(splits, self.model, self.multiprocessors)
         self.measured = _measured(self.points)
 
     def save(self, path: Path | str, with_points: bool = True) -> Path:
@@ -128,6 +131,14 @@ class Profile:
         return str(
             self.device.get("gpu") or self.device.get("name") or self.device.get("type") or "unknown GPU"
         )
+
+    @property
+    def multiprocessors(self) -> int | None:
+        """Count the GPU's multiprocessors: as the device says, else as the table of GPUs; None where unknown."""
+        said = self.device.get("sms")
+        if isinstance(said, int):
+            return said
+        return find_gpu(self.gpu).sms if self.gpu in gpu_names() else None
 
     @property
     def title(self) -> str:

@@ -21,7 +21,7 @@ from kvsim.zoo import find_model
 DATA = Path(__file__).parent / "data"
 SEED = 0
 DRAWS = 4
-"""Splits into fitted and held-out points that the errors are stated on; the fit is the first one's."""
+"""Splits into fitted and held-out points that the errors are stated on; the fit is of all points."""
 
 
 class Shipped(NamedTuple):

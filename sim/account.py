@@ -39,8 +39,9 @@ class Account:
         else:
             reads = tuple([self._decode_reads(span.window, held_back) for span in self._attention])
         shared //= self._slots_per_token
+        longest = self._longest(plan) if batch.longest is not None else 0
         if not plan.chunks:
-            return Step(decodes, context, decodes, reads, decode_shared=shared)
+            return Step(decodes, context, decodes, reads, decode_shared=shared, decode_longest=longest)
         lengths = prefill_tokens = whole_area = 0
         for job, tokens in plan.chunks.values():
             length = job.computed
@@ -64,6 +65,7 @@ class Account:
             read,
             areas,
             max(0, shared - sum([job.found for job in batch.prefilling.values()])) if shared else 0,
+            longest,
         )
 
     def decoding(self) -> tuple[int, int]:
@@ -87,13 +89,15 @@ class Account:
         shared //= self._slots_per_token
         batch = self._batch
         decodes, context = batch.decodes, batch.context
+        longest, longer = (0, 0) if batch.longest is None else (batch.longest.at(batch.step), 1)
         places = [None if span.window is None else self._place[span.window] for span in self._attention]
         reads = [context if place is None else batch.windowed[place] for place in places]
         more = [decodes if place is None else batch.growing[place] for place in places]
         while True:
             context += decodes
+            longest += longer
             reads = list(map(add, reads, more))
-            yield Step(decodes, context, decodes, tuple(reads), decode_shared=shared)
+            yield Step(decodes, context, decodes, tuple(reads), decode_shared=shared, decode_longest=longest)
 
     def live(self, ending: dict[int, Job]) -> tuple[int, int]:
         """Return the slots that attention reads, shared ones counted for each reader, and Σ length."""
@@ -117,6 +121,14 @@ class Account:
                 read = batch.windowed[self._place[window]] + sum(seen(*chunk, window) for chunk in chunks)
                 live += weight * read
         return live, length
+
+    def _longest(self, plan: Plan) -> int:
+        batch = self._batch
+        if batch.longest is not None and not plan.stalled:
+            return batch.longest.at(batch.step)
+        stalled = plan.stalled_rows()
+        decoding = (job for row, job in batch.running.items() if job.decoding and row not in stalled)
+        return max(map(batch.length, decoding), default=0)
 
     def _decode_reads(self, window: int | None, without: list[int]) -> int:
         if window is None:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from operator import attrgetter
 
 from kvsim.job import Job
+from kvsim.longest import Longest
 from kvsim.moves import Calendar, Moves
 from kvsim.window import Chunk, Edge, first_seen
 
@@ -42,6 +43,8 @@ class Batch:
         self.decodes = 0
         self.context = 0
         """Σ length of the decoding sequences."""
+        self.longest: Longest | None = None
+        """The longest of them, where somebody asks."""
         self.windowed = [0] * (len(windows) + len(self.chunks))
         """Σ min(length, W) of the decoding sequences, then Σ of the tokens since each one's chunk began."""
         self._growing = [0] * len(self.windowed)
@@ -178,6 +181,8 @@ class Batch:
         self.context += length
         if self.windowed:
             self._open_windows(job, length)
+        if self.longest is not None:
+            self.longest.add(job, self.decodes)
         end = job.final - base
         self.last_steps[end].append((job.stamp, job))
         self.marks.add(end)

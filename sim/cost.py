@@ -34,6 +34,8 @@ class Step(NamedTuple):
     """Σ over decodes of the KV tokens they read, windows left aside, that another running decode reads from the
     same memory; the first reader of each token is not counted. Where prompts are computed in the same step it is what
     is left when all of their cached tokens are taken off, which is at most that."""
+    decode_longest: int = 0
+    """KV tokens of the longest decode, windows left aside; kept for a cost model that `reads_longest`, else 0."""
 
 
 class Line(NamedTuple):
@@ -56,7 +58,8 @@ class CostModel(Protocol):
     prefills, of so many decodes that attend to everything, from this Σ context on, equal to `seconds` to the last
     bit. Runs are then a good deal faster. One that counts what it prices has `count_steps(steps, is_measured, shares)`
     for steps priced by a line; one that takes something off for shared reads has `discounts_sharing`, and is then asked
-    for `seconds` where sequences share.
+    for `seconds` where sequences share. One whose `reads_longest` is true gets `Step.decode_longest`, and its
+    `decode_line` that as a third argument; the line then holds while all of these decodes go on.
     """
 
     @property

@@ -18,6 +18,8 @@ class ScaledCost:
         self.cost, self.factor = cost, factor
         self.discounts_sharing: bool = getattr(cost, "discounts_sharing", False)
         """Whether tokens that several decodes read are charged less."""
+        self.reads_longest: bool = getattr(cost, "reads_longest", False)
+        """Whether the longest decode matters."""
 
     @property
     def label(self) -> str:
@@ -33,17 +35,18 @@ class ScaledCost:
     def seconds(self, step: Step) -> float:
         """Return how long the step takes."""
         if not step.prefills and not (self.discounts_sharing and step.decode_shared):
-            line = self.decode_line(step.decodes, step.context)
+            line = self.decode_line(step.decodes, step.context, step.decode_longest)
             if line is not None:
                 # The same operations as when the line is used: factor · (a + b·c) may differ in the last bit.
                 self.count_steps(1, line.is_measured, step.decode_shared > 0)
                 return line.fixed + line.rate * step.context
         return self.factor * self.cost.seconds(step)
 
-    def decode_line(self, decodes: int, context: int) -> Line | None:
+    def decode_line(self, decodes: int, context: int, longest: int = 0) -> Line | None:
         """Return the scaled line of steps without prefills; None where the model has none."""
         line_of = getattr(self.cost, "decode_line", None)
-        line: Line | None = None if line_of is None else line_of(decodes, context)
+        known = (decodes, context, longest) if self.reads_longest else (decodes, context)
+        line: Line | None = None if line_of is None else line_of(*known)
         if line is None:
             return None
         return line._replace(fixed=self.factor * line.fixed, rate=self.factor * line.rate)

@@ -12,6 +12,7 @@ from kvsim.batch import Batch
 from kvsim.cost import CostModel, Step
 from kvsim.job import Job
 from kvsim.ledger import Ledger, Slots
+from kvsim.longest import Longest
 from kvsim.plan import Plan
 from kvsim.planner import Planner
 from kvsim.policy import Policy
@@ -56,6 +57,8 @@ class Replica:
         self.cost = cost
         windows = {span.window for span in (*policy.attention, *policy.spans)}
         self.batch = Batch(tuple(sorted(window for window in windows if window is not None)))
+        if getattr(cost, "reads_longest", False):
+            self.batch.longest = Longest()
         self.planner = Planner(policy, limits, self.batch, start)
         self.ledger = Ledger(policy.capacity, policy.slots_per_token, start)
         self.under_way: deque[Planned] = deque()

@@ -33,7 +33,8 @@ class Stretch:
         self._line_of = getattr(replica.cost, "decode_line", None)
         self._discounts = getattr(replica.cost, "discounts_sharing", False)
         self._count_steps = getattr(replica.cost, "count_steps", None)
-        self._lines: dict[int, Line] = {}
+        self._lines: dict[int, tuple[int, Line]] = {}
+        """By number of decodes: what the others lack to be as long as the longest, if that is kept, and the line."""
         self._goes_on = True
         self._block_slots = replica.batch.block_size * replica.policy.slots_per_token // replica.batch.tables
         self._most_decodes = replica.planner.limits.max_num_batched_tokens
@@ -183,11 +184,16 @@ class Stretch:
         """Return the line that prices steps of so many sequences at this Σ context, if the cost model has one."""
         if self._line_of is None or (self._discounts and self._replica.ledger.shared):
             return None
-        line = self._lines.get(decodes)
-        if line is None or not line.since <= context <= line.until:
-            line = self._line_of(decodes, context)
-            if line is not None:
-                self._lines[decodes] = line
+        batch = self._replica.batch
+        longest = () if batch.longest is None else (batch.longest.at(batch.step + 1),)
+        # What the others lack to be as long as the longest stays as it is while everybody decodes.
+        lack = decodes * longest[0] - context if longest else 0
+        known = self._lines.get(decodes)
+        if known is not None and known[0] == lack and known[1].since <= context <= known[1].until:
+            return known[1]
+        line: Line | None = self._line_of(decodes, context, *longest)
+        if line is not None:
+            self._lines[decodes] = lack, line
         return line
 
     def _prices(self) -> Iterator[float]:

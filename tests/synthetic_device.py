@@ -23,7 +23,7 @@ CHUNKS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
 def decode_seconds(point: Point) -> float:
-    count, context = decodes_of(point)
+    count, context, _ = decodes_of(point)
     return 10e-6 + 0.2e-6 * count + 1e-9 * context
 
 

@@ -14,6 +14,7 @@ from kvsim.traces.generate import generate
 COSTS = (
     {"model": "llama-3.1-8b", "gpu": "h100-sxm"},
     {"model": "llama-3.1-8b", "gpu": "h100-sxm", "cost": "calibrated"},
+    {"model": "llama-3.1-8b", "gpu": "rtx-pro-6000", "cost": "calibrated"},
     {"model": "llama-3.1-8b", "gpu": "h100-sxm", "cost": "linear:0.008,1e-5,5e-8"},
     {"model": "mistral-7b-v0.1", "gpu": "a100-40-sxm"},
     {"model": "gemma-3-27b", "gpu": "h100-sxm"},

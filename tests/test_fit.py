@@ -107,7 +107,7 @@ def test_cached_prefix_is_read_at_the_speed_of_decodes_where_no_chunk_had_one() 
 def test_beyond_the_table_the_coefficients_alone_decide() -> None:
     points = device.noisy(device.decodes(), 0.3)
     fit = decode_fit(points)
-    _, per_sequence, per_token = fit.affine.coefficients
+    _, per_sequence, per_token, _ = fit.affine.coefficients
 
     assert fit.at(64, 5e6) - fit.at(64, 4e6) == pytest.approx(per_token * 1e6)
     assert fit.at(300, 1e4) - fit.at(200, 1e4) == pytest.approx(per_sequence * 100)

@@ -38,13 +38,22 @@ def test_a_quarter_is_drawn_apart_and_the_same_seed_draws_the_same() -> None:
     assert drawn != [point.id for point in other.points if point.held_out]
 
 
-def test_points_held_out_by_their_source_stay_so_and_are_not_fitted() -> None:
+def test_points_held_out_by_their_source_stay_so_and_the_error_is_of_a_fit_without_them() -> None:
     points = device.every_point()
     marked = [replace(points[7], held_out=True, ns=(1e9,)), *points[:7], *points[8:]]
     found = device.profile(marked)
 
     assert [point.id for point in found.points if point.held_out] == [points[7].id]
     assert found.errors["attn_decode paged page=16 kv=bf16"].bias < -0.99
+
+
+def test_the_fit_is_of_all_points_once_its_error_is_known() -> None:
+    points = device.noisy(device.every_point(), 0.1)
+    marked = [replace(point, held_out=number % 4 == 0) for number, point in enumerate(points)]
+
+    fits = [profile_to_json(device.profile(given))["fits"] for given in (points, marked)]
+
+    assert fits[0] == fits[1]
 
 
 def test_rejected_points_are_neither_fitted_nor_held_against_the_fit() -> None:

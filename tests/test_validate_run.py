@@ -171,10 +171,10 @@ def test_a_real_vllm_is_met_within_the_band_that_the_readme_states(
     measured = SHARED / "vllm_RTXPRO6000_Llama-3.1-8B"
 
     found = differences(
-        validate(capsys, trace, measured, "--cost", "rtx-pro-6000/llama-3.1-8b", "--within", "2,6")
+        validate(capsys, trace, measured, "--cost", "rtx-pro-6000/llama-3.1-8b", "--within", "3,6")
     )
 
-    assert abs(found["tpot_ms mean"]) < 0.01
-    assert abs(found["e2el_ms mean"]) < 0.01
-    assert abs(found["duration_s "]) < 0.0125
-    assert max(abs(value) for name, value in found.items() if name != "ttft_ms p50") < 0.02
+    assert abs(found["ttft_ms mean"]) < 0.0225
+    assert abs(found["ttft_ms p50"]) < 0.0475
+    assert max(abs(value) for name, value in found.items() if name.startswith("tpot")) < 0.005
+    assert max(abs(value) for name, value in found.items() if not name.startswith("ttft")) < 0.01

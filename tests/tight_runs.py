@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 from small_runs import prepare, trace
 
-from kvsim.cost import LinearCost
+from kvsim.cost import CostModel, LinearCost
 from kvsim.engine import Simulation
 from kvsim.policies.sliding_window import SlidingWindowPolicy
 from kvsim.policy import Policy
@@ -16,6 +16,8 @@ from kvsim.traces import Trace
 from kvsim.watchers import add_watch
 
 GROUPS = '[{"type":"full"},{"type":"swa","window":6,"block_size":2},{"type":"swa","window":3}]'
+
+COST = LinearCost(0.125, 0.0078125, 0.0009765625)
 
 POLICIES: tuple[str | Policy, ...] = (
     "paged:block_size=4",
@@ -68,10 +70,9 @@ def cases(draw: st.DrawFn) -> Case:
     return work, draw(st.sampled_from(POLICIES)), limits
 
 
-def simulation_of(case: Case) -> Simulation:
+def simulation_of(case: Case, cost: CostModel = COST) -> Simulation:
     """Set a case up."""
     work, policy, limits = case
-    cost = LinearCost(0.125, 0.0078125, 0.0009765625)
     return prepare(work, policy, blocks=11, max_model_len=40, cost=cost, **limits)
 
 
