@@ -73,7 +73,14 @@ def test_stats_print_every_figure(chat: Path, capsys: pytest.CaptureFixture[str]
     kvsim("stats", chat, "--hit-curve", "10,1000")
 
     out, err = capsys.readouterr()
-    for part in ("requests  200", "closed-loop", "p99", "full blocks", "LRU cache of", "1,000 blocks"):
+    for part in (
+        "requests  200",
+        "closed-loop",
+        "p99",
+        "full blocks",
+        "the most reused 10 %",
+        "1,000 blocks",
+    ):
         assert part in out
     assert err == ""
 

@@ -129,6 +129,38 @@ def test_closed_loop_requests_count_in_the_order_they_are_sent() -> None:
     assert measured(trace, 1, 2).lru_hits == {1: 0, 2: 3}
 
 
+def test_the_most_reused_tenth_and_the_times_between_uses_by_hand() -> None:
+    # One request a second; block 0 of ten different ones is used at 0, 1, 3 and 6 s, block 1 at 1 and 6 s.
+    found = measured(
+        trace_of([(8, [0, 9]), (8, [0, 1]), (4, [2]), (8, [0, 3]), (8, [4, 5]), (8, [6, 7]), (12, [0, 1, 8])])
+    )
+
+    assert found.unique == 10
+    assert (found.hits, found.top_tenth_hits, found.top_tenth_share) == (4, 3, 0.75)
+    assert found.seconds_since[50] == np.median([1, 2, 3, 5])
+    assert measured(trace_of([(4, [0])])).seconds_since == {}
+
+
+def test_time_between_uses_counts_thinking_but_no_answers() -> None:
+    trace = trace_of(
+        [(4, [0]), (4, [0])],
+        session=np.array([0, 0]),
+        parent=np.array([-1, 0]),
+        think=np.array([0.0, 7.0]),
+    )
+    trace.arrival[:] = 1.0
+
+    assert measured(trace).seconds_since[50] == 7.0
+
+
+@given(ids=st.lists(st.integers(0, 30), min_size=1, max_size=80))
+def test_no_other_tenth_gives_more_hits(ids: list[int]) -> None:
+    found = measured(trace_of([(4 * len(ids), ids)]))
+
+    hits = sorted((ids.count(block) - 1 for block in set(ids)), reverse=True)
+    assert found.top_tenth_hits == sum(hits[: -(-len(hits) // 10)])
+
+
 def test_lengths_are_described_by_hand() -> None:
     trace = trace_of([(10, []), (20, []), (60, [])])
 

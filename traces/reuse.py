@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from kvsim.errors import InputError
-from kvsim.request import IntColumn
+from kvsim.request import FloatColumn, IntColumn
 from kvsim.traces.trace import Trace, select
+
+PERCENTS = (50, 80, 90, 99)
+"""Of the hits, at which the time since the last use is told."""
+TOP_SHARE = 0.1
+"""Of all ids, whose hits are counted apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +43,10 @@ class Reuse:
     """Σ ⌊prompt / block_tokens⌋, the denominator of Mooncake's cache ratio (FAST 2025, Table 2)."""
     full_block_hits: int
     """References all of whose `block_tokens` tokens had been seen."""
+    top_tenth_hits: int
+    """Hits of the tenth of all ids, rounded up, that is hit most."""
+    seconds_since: dict[int, float]
+    """Time between a hit and the reference before it, by percent of the hits, interpolated linearly."""
     lru_hits: dict[int, int] = field(default_factory=dict)
     """Hits of one LRU cache by its capacity in blocks."""
 
@@ -44,6 +54,11 @@ class Reuse:
     def block_hit_rate(self) -> float:
         """Hits over references."""
         return self.hits / self.references if self.references else 0.0
+
+    @property
+    def top_tenth_share(self) -> float:
+        """Share of the hits that the most hit tenth of the ids gives."""
+        return self.top_tenth_hits / self.hits if self.hits else 0.0
 
     @property
     def token_hit_rate(self) -> float:
@@ -62,13 +77,15 @@ def reuse(trace: Trace, capacities: Iterable[int] = ()) -> Reuse | None:
     Requests count in order of arrival, and closed-loop ones as if answers took no time.
     Any number of `capacities` (blocks) costs one pass over the references.
     """
-    trace = played(trace)
+    trace, sent = _in_order(trace)
     ids, offsets = trace.block_ids, trace.block_offsets
     if ids is None or offsets is None:
         return None
     previous = previous_references(ids)
     hits = int(np.count_nonzero(previous >= 0))
     tokens = _hit_tokens(_covered(trace, offsets), ids)
+    at = np.repeat(sent, np.diff(offsets))
+    since = at[previous >= 0] - at[previous[previous >= 0]]
     return Reuse(
         block_tokens=trace.block_tokens,
         references=len(ids),
@@ -78,20 +95,29 @@ def reuse(trace: Trace, capacities: Iterable[int] = ()) -> Reuse | None:
         prompt_tokens=int(trace.prompt_tokens.sum()),
         full_blocks=int((trace.prompt_tokens // trace.block_tokens).sum()),
         full_block_hits=int(np.count_nonzero(tokens == trace.block_tokens)),
+        top_tenth_hits=_top_hits(ids, TOP_SHARE),
+        seconds_since=_percentiles(since),
         lru_hits=lru_hits(ids, capacities),
     )
 
 
 def played(trace: Trace) -> Trace:
     """Order rows as sent when answers take no time and thinking does."""
+    return _in_order(trace)[0]
+
+
+def _in_order(trace: Trace) -> tuple[Trace, FloatColumn]:
+    """Return the rows as `played` orders them, and when each is sent."""
     if trace.parent is None or trace.think is None:
-        return trace
+        return trace, trace.arrival
     wait, parent = np.where(trace.parent >= 0, trace.think, 0.0), trace.parent
     # Each pass doubles how many ancestors a row's wait includes.
     while np.any(parent >= 0):
         wait = wait + np.where(parent >= 0, wait[parent], 0.0)
         parent = np.where(parent >= 0, parent[parent], -1)
-    return select(trace, np.argsort(trace.arrival + wait, kind="stable"))
+    sent = trace.arrival + wait
+    order = np.argsort(sent, kind="stable")
+    return select(trace, order), sent[order]
 
 
 def lru_hits(ids: IntColumn, capacities: Iterable[int]) -> dict[int, int]:
@@ -156,6 +182,19 @@ def smaller_before(ranks: IntColumn) -> IntColumn:
         target = np.where(one, np.arange(size) + (1 << bit) - zeros_left, start + zeros_left)
         rank, place = _scatter(rank, target), _scatter(place, target)
     return count
+
+
+def _top_hits(ids: IntColumn, share: float) -> int:
+    """Count the hits of so large a share of the ids, those with the most."""
+    uses = np.unique(ids, return_counts=True)[1]
+    top = np.sort(uses)[::-1][: math.ceil(share * len(uses))]
+    return int((top - 1).sum())
+
+
+def _percentiles(seconds: FloatColumn) -> dict[int, float]:
+    if not len(seconds):
+        return {}
+    return dict(zip(PERCENTS, np.percentile(seconds, PERCENTS).tolist(), strict=True))
 
 
 def _scatter(values: IntColumn, target: IntColumn) -> IntColumn:

@@ -142,7 +142,7 @@ def _stats_object(found: Stats) -> dict[str, object]:
 
     figures = asdict(found)
     if found.reuse is not None:
-        for rate in ("token_hit_rate", "block_hit_rate", "full_block_hit_rate"):
+        for rate in ("token_hit_rate", "block_hit_rate", "full_block_hit_rate", "top_tenth_share"):
             figures["reuse"][rate] = getattr(found.reuse, rate)
     return figures
 

@@ -47,6 +47,10 @@ def _arrivals(stats: Stats) -> str:
     return f"{stats.arrival_rate:,.4g} {what}/s over {stats.span:,.1f} s, CV of the gaps {cv}"
 
 
+def _span(seconds: float) -> str:
+    return f"{seconds:,.3g} s" if seconds < 100 else f"{seconds:,.0f} s"
+
+
 def _length_rows(stats: Stats) -> list[tuple[str, ...]]:
     percents = tuple(f"p{percent}" for percent in stats.prompt.percentiles)
     return [
@@ -78,6 +82,13 @@ def _reuse_lines(reuse: Reuse) -> list[str]:
         f"prefix reuse, {reuse.block_tokens}-token blocks, {reuse.unique:,} different ones",
         *table(rows),
     ]
+    if reuse.hits:
+        since = [f"p{percent} {_span(each)}" for percent, each in reuse.seconds_since.items()]
+        lines += [
+            "",
+            f"the most reused 10 % of the blocks give {reuse.top_tenth_share:.1%} of the hits",
+            f"time since a block's last use  {'  '.join(since)}",
+        ]
     if reuse.lru_hits:
         curve = [
             (f"{capacity:,} blocks", f"{hits:,}", f"{reuse.references:,}", f"{hits / reuse.references:.2%}")

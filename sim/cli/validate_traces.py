@@ -26,7 +26,11 @@ def workload_facts(*, workload: str, requests: int = 100_000) -> Figures:
 
 
 def reuse_facts(*, trace: Path) -> Figures:
-    """Return `references`, `unique` and `hits` of a trace's blocks, and the hit rate by three denominators."""
+    """Return `references`, `unique` and `hits` of a trace's blocks, and the hit rate by three denominators.
+
+    `top_tenth` is the share of the hits that the most hit tenth of the blocks gives, `seconds_80` the time since the
+    last use that 80 % of the hits do not exceed.
+    """
     from kvsim.traces.read import read_trace
     from kvsim.traces.reuse import reuse
 
@@ -39,6 +43,8 @@ def reuse_facts(*, trace: Path) -> Figures:
         "by_block": found.block_hit_rate,
         "by_token": found.token_hit_rate,
         "by_full_block": found.full_block_hit_rate,
+        "top_tenth": found.top_tenth_share,
+        "seconds_80": found.seconds_since[80],
     }
 
 
