@@ -17,8 +17,8 @@ class PagedPolicy(BlockPolicy):
     `watermark` is the share of blocks that admissions leave free while others run, and
     `scheduler_reserve_full_isl` lets a request in only if all its tokens so far would fit (both as in vLLM).
     With `preemption="swap"` evicted KV goes to a CPU pool of `swap_space_gib` GiB over a link of
-    `link_gb_per_s` GB/s each way, and comes back without being computed again; when that pool is full the
-    request is recomputed.
+    `link_gb_per_s` GB/s each way, and comes back without being computed again; each copy, a block of one
+    tensor, takes `copy_us` microseconds more. When that pool is full the request is recomputed.
     """
 
     name = "paged"
@@ -32,6 +32,7 @@ class PagedPolicy(BlockPolicy):
         preemption: str = "recompute",
         swap_space_gib: float = 4.0,
         link_gb_per_s: float = 50.0,
+        copy_us: float = 0.0,
     ) -> None:
         """Store the parameters; memory arrives with `reset`."""
         self.block_size = block_size
@@ -40,13 +41,21 @@ class PagedPolicy(BlockPolicy):
         self.preemption = preemption
         self.swap_space_gib = swap_space_gib
         self.link_gb_per_s = link_gb_per_s
+        self.copy_us = copy_us
 
     def reset(self, pool: Pool) -> None:
         """Cut the memory into blocks and empty the swap space."""
         if self.preemption not in ("recompute", "swap"):
             raise InputError(f"preemption must be recompute or swap, got {self.preemption!r}")
         super().reset(pool)
-        self._swap = SwapSpace(self.swap_space_gib, self.link_gb_per_s, self.block_size, pool.token_bytes)
+        self._swap = SwapSpace(
+            self.swap_space_gib,
+            self.link_gb_per_s,
+            self.block_size,
+            pool.token_bytes,
+            self.copy_us,
+            pool.tensors,
+        )
 
     def lookup(self, sequence: Sequence) -> Match:
         """Find what was swapped out."""

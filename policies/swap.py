@@ -12,16 +12,29 @@ class SwapSpace:
     """Sequences swapped out whole, by blocks, over a link of given speed.
 
     Default link speed 50 GB/s each way: H100 over PCIe 5 x16 as measured for vLLM's offloading connector
-    (vLLM blog, 2026-01-08).
+    (vLLM blog, 2026-01-08). Copies are submitted one after another, each block of each of `tensors` by itself, and take
+    `copy_us` microseconds longer than their bytes: 5 to 7 with cudaMemcpyAsync (DualPath, arXiv 2602.21548, §5.2), next
+    to none where one call takes them all (vLLM since pull request 38460).
     """
 
-    def __init__(self, gib: float, link_gb_per_s: float, block_size: int, token_bytes: int) -> None:
+    def __init__(
+        self,
+        gib: float,
+        link_gb_per_s: float,
+        block_size: int,
+        token_bytes: int,
+        copy_us: float = 0.0,
+        tensors: int = 1,
+    ) -> None:
         """Start empty, with room for ⌊gib·2³⁰ / block bytes⌋ blocks."""
         if not 0 <= gib < math.inf:
             raise InputError(f"swap_space_gib must be a number of GiB from 0 up, got {gib}")
         if not link_gb_per_s > 0:
             raise InputError(f"link_gb_per_s must be above 0 GB/s, got {link_gb_per_s}")
+        if not 0 <= copy_us < math.inf:
+            raise InputError(f"copy_us must be microseconds from 0 up, got {copy_us}")
         self._block_bytes = block_size * token_bytes
+        self._submit_seconds = copy_us * 1e-6 * tensors
         self._block_size = block_size
         self._room = int(gib * 2**30) // self._block_bytes
         self._bytes_per_second = link_gb_per_s * 1e9
@@ -56,4 +69,4 @@ class SwapSpace:
 
     def _move(self, blocks: int) -> None:
         self.moved_bytes += blocks * self._block_bytes
-        self._seconds += blocks * self._block_bytes / self._bytes_per_second
+        self._seconds += blocks * self._block_bytes / self._bytes_per_second + blocks * self._submit_seconds

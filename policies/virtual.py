@@ -57,7 +57,7 @@ class VirtualPolicy(Policy):
     def reset(self, pool: Pool) -> None:
         """Cut the memory into page groups, none of them mapped."""
         self._check_parameters()
-        self.tensors = pool.tensors_per_layer * sum(span.weight for span in pool.spans)
+        self.tensors = pool.tensors
         self.group_bytes = self.tensors * self.page_kib * 1024
         self._token_bytes = pool.token_bytes
         groups = pool.num_gpu_blocks_override or pool.kv_bytes // self.group_bytes

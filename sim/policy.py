@@ -54,6 +54,11 @@ class Pool:
         """Tokens whose KV fits, were it packed without gaps."""
         return self.kv_bytes // self.token_bytes
 
+    @property
+    def tensors(self) -> int:
+        """Tensors that hold KV, over all layers."""
+        return self.tensors_per_layer * sum(span.weight for span in self.spans)
+
     @classmethod
     def of_tokens(cls, tokens: int, max_model_len: int | None = None, **limits: Any) -> Pool:
         """Make a pool of so many token slots of one byte each, for tests and examples."""

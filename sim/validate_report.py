@@ -71,6 +71,9 @@ def summary(rows: Sequence[Row]) -> list[str]:
             (KNOWN_MISS, "missed for a known cause"), (BAD[kind], "off"), (FAILED, "failed"),
         ) if found[word]]  # fmt: skip
         said.append(", ".join([f"{found[GOOD[kind]]} of {len(checked)} {name} rows {verb}", *more]))
+    beside = sum(row.verdict == CONTEXT and row.was_checked for row in rows)
+    if beside:
+        said.append(f"{beside} C rows show ours beside a claim, for its direction only")
     rest = Counter(row.verdict for row in rows if not row.was_checked)
     words = {
         NOT_THERE: "need a trace that is not there",
@@ -116,7 +119,7 @@ def tolerance(row: Row) -> str:
     if isinstance(row.ours, Interval) and row.ours.low < row.ours.high:
         kind = row.check.tolerance.kind
         return "in our range" if kind in ("equal", "digits") else f"our range {row.check.tolerance.words}"
-    return row.check.tolerance.words if row.check.measure else ""
+    return row.check.tolerance.words if row.check.measure and row.verdict != CONTEXT else ""
 
 
 def difference(row: Row) -> str:

@@ -14,7 +14,7 @@ from kvsim.errors import InputError, nearest
 CLASSES = {
     "E": "exact, to the digits that were printed",
     "T": "in trend, within a stated band",
-    "C": "a claim whose conditions are not known well enough to repeat it",
+    "C": "a claim whose conditions are not known well enough to hold anybody to it",
     "physics": "holds whatever the numbers",
 }
 BOUNDS = ("least", "most", "between")

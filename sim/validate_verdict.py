@@ -19,7 +19,7 @@ NOT_THERE = "needs trace"
 NOT_YET = "not yet"
 """A feature that the check needs is not there."""
 CONTEXT = "context"
-"""Nothing to rerun: conditions are not known, or it is an input or a definition."""
+"""Nothing to judge: conditions are not known, or it is an input or a definition. Ours may stand beside it."""
 
 
 class Row(NamedTuple):
@@ -67,6 +67,8 @@ class Row(NamedTuple):
 def judge(check: Check, found: Value | Interval) -> Row:
     """Compare what a measure found with what was published."""
     ours = _scaled(found, check.scale)
+    if check.kind not in GOOD:
+        return Row(check, ours, CONTEXT)
     if _is_near(check, ours):
         return Row(check, ours, GOOD[check.kind])
     miss = check.miss

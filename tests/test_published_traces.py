@@ -26,4 +26,4 @@ def test_trace_gives_what_was_published(check: Check) -> None:
 def test_the_traces_that_are_there_are_used() -> None:
     folders = {check.parameters["trace"].partition("/")[0] for check in ROWS.values()}
 
-    assert folders == {"azure2023", "etalon", "llmservingsim", "mooncake", "vidur"}
+    assert folders == {"azure2023", "etalon", "kv-cache-tester", "llmservingsim", "mooncake", "vidur"}

@@ -6,6 +6,7 @@ import pytest
 from small_runs import Run, run, trace
 
 from kvsim import simulate
+from kvsim.errors import InputError
 from kvsim.policies.paged import PagedPolicy
 from kvsim.traces.generate import generate
 
@@ -44,6 +45,18 @@ def test_copies_are_whole_blocks_and_lengthen_the_steps_that_make_them() -> None
     # 3 blocks of 4 bytes each way, at 16 bytes a second.
     assert moved(found) == 24
     assert [end - start for start, end in found.spans] == [1, 1.75, 1, 1, 1, 1.75, 1]
+
+
+def test_every_copy_of_a_block_of_a_tensor_costs_its_submission() -> None:
+    found = swapped(copy_us=125_000.0)
+
+    # As above, and 3 blocks of K and V of one layer, at an eighth of a second each.
+    assert [end - start for start, end in found.spans] == [1, 2.5, 1, 1, 1, 2.5, 1]
+
+
+def test_time_to_submit_a_copy_is_not_negative() -> None:
+    with pytest.raises(InputError, match="copy_us must be microseconds from 0 up, got -1"):
+        swapped(copy_us=-1.0)
 
 
 def test_what_comes_back_from_swap_is_no_cache_hit() -> None:

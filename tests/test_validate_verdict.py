@@ -85,6 +85,13 @@ def test_an_unchecked_row_says_what_is_missing_or_why_there_is_nothing_to_do() -
     assert unchecked(check(unchecked="a definition")).verdict == "context"
 
 
+def test_a_claim_is_shown_beside_ours_and_never_judged() -> None:
+    row = judge(check(kind="C"), 500)
+
+    assert (row.verdict, row.ours, row.is_fine, tolerance(row)) == ("context", 500, True, "")
+    assert summary([row]) == ["1 C rows show ours beside a claim, for its direction only"]
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

@@ -129,7 +129,7 @@ def _save(rows: Sequence[Row], output: Path) -> None:
 def _line(row: Row) -> Line:
     from kvsim.reports.validation import Line
     from kvsim.validate_report import difference, number, published, tolerance
-    from kvsim.validate_verdict import KNOWN_MISS
+    from kvsim.validate_verdict import CONTEXT, KNOWN_MISS
 
     check = row.check
     state = (
@@ -138,7 +138,7 @@ def _line(row: Row) -> Line:
         else "miss"
         if row.verdict == KNOWN_MISS
         else "good"
-        if row.was_checked
+        if row.was_checked and row.verdict != CONTEXT
         else "open"
     )
     return Line(

@@ -23,11 +23,12 @@ HOMES = {
     "kvsim.cli.validate_traces": ("trace_facts", "workload_facts", "reuse_facts", "lru_facts", "worked_example"),
     "kvsim.cli.validate_physics": (
         "profile_bound", "roofline_bound", "profile_error", "decode_cost", "roofline_scaling", "chunked_prefill",
-        "littles_law", "slower",
+        "recomputed_window", "littles_law", "slower",
     ),
     "kvsim.cli.validate_simulations": (
         "replay", "replay_ratio", "saturated", "ranking", "fixed_service", "recorded_logs",
     ),
+    "kvsim.cli.validate_caches": ("swap_or_recompute", "shared_prefixes", "eviction_order", "tier_gain"),
 }  # fmt: skip
 """Measures by the module they are in, quick ones first: the order in which they are run."""
 ORDER = [name for names in HOMES.values() for name in names]

@@ -48,16 +48,18 @@ def profile_error(*, profile: str) -> Figures:
 
 def decode_cost(*, model: str, batch: int = 1, **settings: Any) -> Figures:  # Any: RunConfig fields by name
     """Return what a token of context costs a decode step, `slope_ms`, and the step without any, `fixed_ms`."""
-    from kvsim.config import RunConfig
-    from kvsim.run import prepare_cost, prepare_policy, prepare_pool
-
-    config = RunConfig(model=model, **settings)
-    policy = prepare_policy("paged", config)
-    policy.reset(prepare_pool(None, policy, config))
-    price = prepare_cost(config, policy)
+    price = _price(model, settings)
     near, far = (1e3 * price.seconds(_decode(batch, context)) for context in (1000, LONG))
     slope = (far - near) / (LONG - 1000)
     return {"slope_ms": slope, "fixed_ms": near - 1000 * slope}
+
+
+def recomputed_window(
+    *, model: str, window: int, **settings: Any
+) -> Figures:  # Any: RunConfig fields by name
+    """Return how many times as long a token takes (`ratio`) if its window is computed anew, not kept with its sinks."""
+    price = _price(model, settings)
+    return {"ratio": price.seconds(_prefill(window, 0)) / price.seconds(_decode(1, window))}
 
 
 def roofline_scaling(*, model: str, gpu: str) -> Figures:
@@ -154,6 +156,16 @@ def _bound(cost: CostModel, model: Model, gpu: Gpu, gpus: int) -> Figures:
     ]
     prefills = [cost.seconds(_prefill(tokens, 0)) * gpu.bf16_flops / (flops * tokens) for tokens in PROMPTS]
     return {"decode": min(decodes), "prefill": min(prefills)}
+
+
+def _price(model: str, settings: dict[str, Any]) -> CostModel:  # Any: RunConfig fields by name
+    from kvsim.config import RunConfig
+    from kvsim.run import prepare_cost, prepare_policy, prepare_pool
+
+    config = RunConfig(model=model, **settings)
+    policy = prepare_policy("paged", config)
+    policy.reset(prepare_pool(None, policy, config))
+    return prepare_cost(config, policy)
 
 
 def _profile(

@@ -24,10 +24,15 @@ def replay(
     policy: str = "paged",
     capacity: bool = False,
     lengths: Mapping[str, float] | None = None,
+    last_tokens: int = 0,
     **settings: Any,  # Any: RunConfig fields by name
 ) -> Figures:
-    """Replay a trace, or a generated workload (`lengths` are other means of it), and return its summary's numbers."""
-    result = _run(_work(workload, trace, requests, rate, lengths or {}), policy, capacity, settings)
+    """Replay a trace, or a generated workload (`lengths` are other means of it), and return its summary's numbers.
+
+    Of a trace the first `requests` count, if any are named, each with the `last_tokens` of its prompt.
+    """
+    work = _work(workload, trace, requests, rate, lengths or {}, last_tokens)
+    result = _run(work, policy, capacity, settings)
     return {name: value for name, value in result.summary.items() if value is not None}
 
 
@@ -123,13 +128,23 @@ def recorded_logs(*, manifest: Path, cases: Sequence[str] = ()) -> Figures:
 
 
 def _work(
-    workload: str, trace: Path | None, requests: int, rate: float, lengths: Mapping[str, Any]
-) -> Workload:  # Any: numbers
+    workload: str,
+    trace: Path | None,
+    requests: int,
+    rate: float,
+    lengths: Mapping[str, Any],  # Any: numbers
+    last_tokens: int = 0,
+) -> Workload:
+    from dataclasses import replace
+
     from kvsim.traces.generate import generate
     from kvsim.traces.read import read_trace
+    from kvsim.traces.transform import transform
 
     if trace is not None:
-        return read_trace(trace)
+        work = transform(read_trace(trace), head=requests or None)
+        longest = last_tokens or int(work.prompt_tokens.max(initial=0))
+        return replace(work, prompt_tokens=work.prompt_tokens.clip(max=longest))
     return generate(workload, requests, rate=rate, seed=0, **lengths)
 
 
