@@ -68,7 +68,8 @@ CAPACITIES = (
 _COUNTS = (
     "duration", "completed", "failed", "rejected", "unfinished", "total_input_tokens", "total_output_tokens",
     "request_throughput", "request_goodput", "output_throughput", "total_token_throughput", "batch_capacity",
-    "batch_capacity_bound", "max_concurrent_requests", "preemptions", "recomputed_tokens", "swapped_bytes",
+    "batch_capacity_bound", "max_output_tokens_per_s", "max_concurrent_requests", "preemptions", "recomputed_tokens",
+    "swapped_bytes",
     "cached_tokens", "readmission_cached_tokens", "computed_tokens", "steps",
 )  # fmt: skip
 _LATENCY = re.compile(rf"(mean|median|std|p\d+)_({'|'.join(_LATENCIES)}|normalized_latency)_ms")

@@ -17,27 +17,32 @@ class Gaps:
     """Inter-token latencies of all requests together: how long, and how many requests waited that long at once.
 
     Equal gaps are kept as one. Steps that differ by a whole number of tokens take one of a few times, so memory
-    goes with the different gaps and hardly with the length of the run.
+    goes with the different gaps and hardly with the length of the run. When they end is kept by the second.
     """
 
-    def __init__(self) -> None:
-        """Start with none."""
+    def __init__(self, start: float = 0.0) -> None:
+        """Start with none; seconds are counted from `start`."""
+        self._start = start
         self._seconds = array("d")
         self._counts = array("i")
+        self._ends = array("d")
+        self._by_second: tuple[IntColumn, IntColumn] = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._sorted: tuple[FloatColumn, IntColumn] = np.zeros(0), np.zeros(0, np.int64)
         self.noted = 0
         """Grows whenever somebody got a token, even where the gap itself is handed over later."""
 
-    def add(self, seconds: float, count: int) -> None:
-        """Note that so many requests got a token this long after their last one."""
+    def add(self, seconds: float, count: int, end: float) -> None:
+        """Note that so many requests got a token at `end`, this long after their last one."""
         self._seconds.append(seconds)
         self._counts.append(count)
+        self._ends.append(end)
         self.noted += 1
 
-    def extend(self, seconds: FloatColumn, counts: IntColumn) -> None:
+    def extend(self, seconds: FloatColumn, counts: IntColumn, ends: FloatColumn) -> None:
         """Note many at once."""
         self._seconds.frombytes(seconds.tobytes())
         self._counts.frombytes(counts.astype(np.int32).tobytes())
+        self._ends.frombytes(ends.tobytes())
         # As many as are sorted already: what is sorted in again and again then costs a logarithm, not a square.
         if len(self._seconds) >= max(PENDING, len(self._sorted[0])):
             self._merge()
@@ -48,7 +53,19 @@ class Gaps:
             self._merge()
         return self._sorted
 
+    def most_in_a_second(self, others: FloatColumn) -> int:
+        """Return the most tokens that came within one second counted from the start; `others` came at these times."""
+        self._merge()
+        counts = _summed(self._by_second, self._second_of(others), np.ones(len(others), np.int64))[1]
+        return int(counts.max(initial=0))
+
+    def _second_of(self, times: FloatColumn) -> IntColumn:
+        return np.floor(times - self._start).astype(np.int64)
+
     def _merge(self) -> None:
+        ends, each = np.array(self._ends), np.array(self._counts, dtype=np.int64)
+        self._by_second = _summed(self._by_second, self._second_of(ends), each)
+        self._ends = array("d")
         seconds, counts = self._sorted
         seconds = np.concatenate((seconds, self._seconds))
         counts = np.concatenate((counts, self._counts))
@@ -63,3 +80,15 @@ class Gaps:
         """Go through the different gaps as (seconds, how often)."""
         seconds, counts = self.distribution()
         return zip(seconds.tolist(), counts.tolist(), strict=True)
+
+
+def _summed(
+    known: tuple[IntColumn, IntColumn], keys: IntColumn, counts: IntColumn
+) -> tuple[IntColumn, IntColumn]:
+    """Return different keys, ascending, and the sums of their counts, of those known and those to come."""
+    if len(keys):
+        # Most follow each other in time.
+        firsts = np.flatnonzero(np.diff(keys, prepend=keys[0] - 1))
+        keys, counts = keys[firsts], np.add.reduceat(counts, firsts)
+    found, place = np.unique(np.concatenate((known[0], keys)), return_inverse=True)
+    return found, np.bincount(place, np.concatenate((known[1], counts)), len(found)).astype(np.int64)

@@ -82,7 +82,7 @@ class Ledger:
         self.held = array("q")
         """Slots held in each row."""
         self.timeline = Timeline(start)
-        self.gaps = Gaps()
+        self.gaps = Gaps(start)
         self.time_running = Durations()
         """Seconds with so many running."""
         self.time_waiting = Durations()
@@ -265,7 +265,7 @@ class Ledger:
         self.time_running.add(column["running"], seconds)
         self.time_waiting.add(column["waiting"], seconds)
         regular = np.flatnonzero(column["decodes"])
-        self.gaps.extend(seconds[regular], column["decodes"][regular])
+        self.gaps.extend(seconds[regular], column["decodes"][regular], ends[regular])
         self.timeline.add(ends, column["steps"], column["tokens"], figures)
 
     def _split(self, column: dict[str, IntColumn], since: IntColumn, held: IntColumn) -> Iterator[IntColumn]:

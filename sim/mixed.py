@@ -150,7 +150,7 @@ class MixedSteps:
             if job.first_token != job.first_token:
                 job.first_token = now
             else:
-                self._replica.ledger.gaps.add(now - job.last_token, 1)
+                self._replica.ledger.gaps.add(now - job.last_token, 1, now)
             if length == final:
                 pads += (2 * step + 1, -job.pad)
                 self.done.append(job)

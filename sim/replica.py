@@ -215,17 +215,17 @@ class Replica:
         if planner.stalled:
             stalled = plan.stalled_rows()
             for row in [row for row in planner.stalled if row not in stalled]:
-                gaps.add(end - planner.stalled.pop(row).last_token, 1)
+                gaps.add(end - planner.stalled.pop(row).last_token, 1, end)
                 regular -= 1
         for job in plan.stalled:
             if job.index not in planner.stalled:
                 job.last_token = planner.last_end
                 planner.stalled[job.index] = job
         if regular:
-            gaps.add(end - planner.last_end, regular)
+            gaps.add(end - planner.last_end, regular, end)
         for job, _ in plan.chunks.values():
             if job.preemptions and job.computed == job.tokens and job.tokens > job.prompt_tokens:
-                gaps.add(end - job.last_token, 1)
+                gaps.add(end - job.last_token, 1, end)
 
     def _record(self, plan: Plan, live: int, length: int) -> StepRecord:
         batch, stalled = self.batch, plan.stalled_rows()

@@ -70,7 +70,7 @@ class Stretch:
             if job.first_token != job.first_token:
                 job.first_token = end
             else:
-                ledger.gaps.add(end - job.last_token, 1)
+                ledger.gaps.add(end - job.last_token, 1, end)
             del batch.prefilling[job.index]
             job.tokens += 1
             if job.computed < job.final:

@@ -94,6 +94,9 @@ def summarise(simulation: Simulation, columns: Columns, goodput: str | None = No
         "request_throughput": completed * per_second,
         "output_throughput": outputs * per_second,
         "total_token_throughput": (inputs + outputs) * per_second,
+        "max_output_tokens_per_s": ledger.gaps.most_in_a_second(
+            columns.first_token[np.isfinite(columns.first_token)]
+        ),
         "max_concurrent_requests": _most_at_once(columns.arrival[done], columns.finish[done]),
     }
     if goodput is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import given, settings
-from tight_runs import simulations
+from tight_runs import Case, cases, run_watched, simulation_of, simulations
 
 from kvsim import simulate
 from kvsim.engine import COMPLETED, Simulation
@@ -21,6 +23,7 @@ BENCH = [
     "request_goodput",
     "output_throughput",
     "total_token_throughput",
+    "max_output_tokens_per_s",
     "max_concurrent_requests",
     *(
         f"{figure}_{name}_ms"
@@ -49,3 +52,20 @@ def test_most_at_once_counts_the_sent_and_not_yet_answered(simulation: Simulatio
     lives = list(zip(columns.arrival[done], columns.finish[done], strict=True))
     most = max((sum(start <= at < end for start, end in lives) for at, _ in lives), default=0)
     assert summarise(simulation, columns)["max_concurrent_requests"] == most
+
+
+@settings(max_examples=150)
+@given(case=cases())
+def test_most_tokens_in_a_second_are_those_of_the_steps_that_end_in_it(case: Case) -> None:
+    watched, unwatched = simulation_of(case), simulation_of(case)
+    start = watched.replica.ledger.start
+    tokens = Counter[int]()
+
+    for record in run_watched(watched):
+        step = record.planned
+        tokens[int(step.end - start)] += step.work.decodes + len(step.sampled)
+
+    unwatched.run()
+    most = max(tokens.values(), default=0)
+    for simulation in (watched, unwatched):
+        assert summarise(simulation, Columns.of(simulation))["max_output_tokens_per_s"] == most
