@@ -31,6 +31,18 @@ class _Share(NamedTuple):
     is_measured: bool
 
 
+class _KernelLine(NamedTuple):
+    """What steps of a fixed number of decodes of one length take."""
+
+    line: Line
+    least: float
+    """Seconds that no step takes less than."""
+    host: float
+    """Seconds on top."""
+    tail: float
+    """Seconds a token that the longest has beyond the mean."""
+
+
 class ProfileCost:
     """Price steps by a profile.
 
@@ -88,6 +100,7 @@ class ProfileCost:
         self._sees_all = self._windows == [None]
         self.reads_longest = any(each.reads_longest for each in self._spans)
         """Whether it matters how long the longest decode is."""
+        self._kernels: dict[int, _KernelLine] = {}
         self._known_lines: dict[int, tuple[int, Line]] = {}
         self._by_tokens: dict[int, _Share] = {}
         self._by_rows: dict[int, _Share] = {}
@@ -123,21 +136,29 @@ class ProfileCost:
         """
         if not self._sees_all:
             return None
+        kernels = self._kernels.get(decodes)
+        if kernels is None or not kernels.line.since <= context <= kernels.line.until:
+            kernels = self._kernels[decodes] = self._kernel_line(decodes, context)
+        line, least, host, tail = kernels
+        fixed, rate, until, since, is_measured = line
+        if tail and longest:
+            fixed += tail * max(0, decodes * longest - context) / decodes
+        if fixed < least:
+            line = at_least(Line(fixed, rate, until, since, is_measured), least, context)
+            return line._replace(fixed=line.fixed + host)
+        return Line(fixed + host, rate, until, since, is_measured)
+
+    def _kernel_line(self, decodes: int, context: int) -> _KernelLine:
+        """Return the line of the kernels of so many decodes of one length, around this Σ context."""
         dense = self._by_tokens.get(decodes) or self._price_tokens(decodes)
         head = self._by_rows.get(decodes) or self._price_rows(decodes)
         attention = self._decode_lines(decodes)[0]
-        least = max(dense.host, head.host if self._overlaps_host else 0.0)
         line = attention.seconds.line(context)
-        late = attention.late(Decodes(decodes, context, longest))
-        line = line._replace(fixed=line.fixed + dense.kernels + head.kernels + late)
-        if line.rate and line.fixed < least:
-            line = at_least(line, least, context)
-        elif line.fixed < least:
-            line = line._replace(fixed=least)
-        if not self._overlaps_host:
-            line = line._replace(fixed=line.fixed + head.host)
+        line = line._replace(fixed=line.fixed + dense.kernels + head.kernels)
         inside = dense.is_measured and head.is_measured
-        return within(line, attention.least, attention.most, context, inside)
+        line = within(line, attention.least, attention.most, context, inside)
+        least = max(dense.host, head.host if self._overlaps_host else 0.0)
+        return _KernelLine(line, least, 0.0 if self._overlaps_host else head.host, attention.tail)
 
     def count_steps(self, steps: int, is_measured: bool, shares: bool) -> None:
         """Note steps that were priced by a line."""

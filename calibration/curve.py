@@ -58,11 +58,13 @@ class Curve:
 
 
 def at_least(line: Line, seconds: float, size: int) -> Line:
-    """Return what is left around a size of a rising line when nothing is faster than `seconds`."""
+    """Return what is left around a size of a line, rising or level, when nothing is faster than `seconds`."""
+    if not line.rate:
+        return line._replace(fixed=max(line.fixed, seconds))
     last_below = int((seconds - line.fixed) / line.rate)
     if size > last_below:
         return line._replace(since=max(line.since, last_below + 1))
-    return Line(seconds, 0.0, min(line.until, last_below), line.since)
+    return line._replace(fixed=seconds, rate=0.0, until=min(line.until, last_below))
 
 
 def within(line: Line, least: float, most: float, size: int, inside: bool) -> Line:
