@@ -54,6 +54,17 @@ def test_show_says_where_shared_pages_were_not_timed(path: str, capsys: pytest.C
     assert "shared pages: not timed" not in capsys.readouterr().out
 
 
+def test_show_says_what_the_longest_decode_costs_where_it_is_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call("show", "rtx-pro-6000/llama-3.1-8b") == 0
+    said = "longest decode: from 38 decodes on, 14.3 ns a layer for each token that it has beyond the mean"
+    assert said in capsys.readouterr().out
+
+    assert call("show", "h100-sxm/llama-3.1-8b") == 0
+    assert "longest decode" not in capsys.readouterr().out
+
+
 def test_show_as_json_has_all_but_points_and_fits(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("show", path, "--json") == 0
 

@@ -106,6 +106,14 @@ def _origin(profile: Profile) -> list[str]:
             lines.append(f"{section}: {', '.join(words)}")
     if not any(kind.layout == "shared" for kind in profile.fits.attention):
         lines.append(UNSHARED)
+    for kind, fitted in profile.fits.attention.items():
+        first = getattr(fitted.fit, "unsplit_from", None)
+        if first is not None and fitted.of == kind and fitted.fit.affine.coefficients[-1]:
+            each = 1e9 * fitted.factor * fitted.fit.affine.coefficients[-1]
+            lines.append(
+                f"longest decode: from {first} decodes on, {each:.3g} ns a layer for each token that it has "
+                "beyond the mean"
+            )
     return lines + [f"warning: {warning}" for warning in profile.warnings]
 
 
