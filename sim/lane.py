@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from kvsim.admission import waited
-from kvsim.cost import Line
+from kvsim.decode_lines import DecodeLines
 from kvsim.job import Job
 from kvsim.ledger import BUFFER
 from kvsim.mixed import MixedSteps
@@ -40,8 +40,7 @@ class Lane:
         self._finished = finished
         self._goes_on = True
         self._mixed = MixedSteps(replica)
-        self._lines: dict[int, Line] = {}
-        self._line_of: Callable[[int, int], Line | None] | None = getattr(replica.cost, "decode_line", None)
+        self._lines = DecodeLines(replica)
         self._discounts = getattr(replica.cost, "discounts_sharing", False)
         self._count_steps = getattr(replica.cost, "count_steps", None)
         self._weight = replica.policy.slots_per_token
@@ -51,7 +50,7 @@ class Lane:
         self.is_open = (
             replica.batch.block_size > 0
             and type(queue) is FirstCome
-            and self._line_of is not None
+            and self._lines.are_there
             and replica.batch.tables == 1
             and not replica.batch.windowed
             and not limits.long_prefill_token_threshold
@@ -102,13 +101,9 @@ class Lane:
         spare, size, marks = policy.spare_blocks, batch.block_size, batch.marks
         if not decodes or phases[-before % size] > spare or (self._discounts and ledger.shared):
             return None
-        line = self._lines.get(decodes)
-        if line is None or not line.since <= context + decodes <= line.until:
-            assert self._line_of is not None
-            line = self._line_of(decodes, context + decodes)
-            if line is None:
-                return None
-            self._lines[decodes] = line
+        line = self._lines.find(decodes, context + decodes)
+        if line is None:
+            return None
         fixed, rate, longest, _, is_measured = line
         most = min((longest - context) // decodes, BUFFER - len(ledger.ends))
         # In so many steps as a block has tokens, everybody takes one.

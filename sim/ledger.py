@@ -138,25 +138,8 @@ class Ledger:
         `holding` is what the last of them holds, `placed` is of the first, `live` of the step before that.
         """
         self.holding = holding
-        self.entries += (
-            rows,
-            1,
-            decodes,
-            self.running,
-            self.waiting,
-            self.external,
-            self.reusable,
-            self.beyond,
-            live + live_more - self.shared,
-            live_more,
-            placed,
-            decodes,
-            decodes,
-        )
-        self.now = self.ends[-1]
-        self.gaps.noted += 1
-        if len(self.ends) >= BUFFER:
-            self.sum_up()
+        live += live_more - self.shared
+        self.entry(rows, 1, decodes, live, live_more, placed, decodes, decodes)
 
     def moved(self, moves: list[tuple[int, int]]) -> None:
         """Note at which rows not yet described windows gave so many slots back: they count as held no more."""

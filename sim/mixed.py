@@ -127,10 +127,13 @@ class MixedSteps:
             found += job.found
         if shared:
             shared = max(0, shared // self._weight - found)
+        longest = 0 if batch.longest is None else batch.longest.at(batch.step)
         if not chunks:
-            return Step(decodes, context, decodes, (context,), 0, 0, (), (), shared)
+            return Step(decodes, context, decodes, (context,), 0, 0, (), (), shared, longest)
         tokens, reads = decodes + computed, context + lengths
-        return Step(tokens, reads, decodes, (context,), len(chunks), computed, (lengths,), (area,), shared)
+        return Step(
+            tokens, reads, decodes, (context,), len(chunks), computed, (lengths,), (area,), shared, longest
+        )
 
     def _begin(self, chunks: list[Job], now: float) -> None:
         """Let those whose prompts are done decode from here on; see `Batch.join`."""
@@ -162,6 +165,8 @@ class MixedSteps:
             batch.context += length
             batch.phases[base % size] += 1
             end = final - base
+            if batch.longest is not None:
+                batch.longest.add(job, batch.decodes)
             batch.last_steps[end].append((job.stamp, job))
             batch.marks.add(end)
             if job.pad:

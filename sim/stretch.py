@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from kvsim.cost import Line
+from kvsim.decode_lines import DecodeLines
 from kvsim.job import Job
 
 if TYPE_CHECKING:
@@ -30,11 +31,9 @@ class Stretch:
         """Serve one replica; `finished` is told who has its last token and when, and answers whether it may go on."""
         self._replica = replica
         self._finished = finished
-        self._line_of = getattr(replica.cost, "decode_line", None)
         self._discounts = getattr(replica.cost, "discounts_sharing", False)
         self._count_steps = getattr(replica.cost, "count_steps", None)
-        self._lines: dict[int, tuple[int, Line]] = {}
-        """By number of decodes: what the others lack to be as long as the longest, if that is kept, and the line."""
+        self._lines = DecodeLines(replica)
         self._goes_on = True
         self._block_slots = replica.batch.block_size * replica.policy.slots_per_token // replica.batch.tables
         self._most_decodes = replica.planner.limits.max_num_batched_tokens
@@ -182,19 +181,9 @@ class Stretch:
 
     def _line(self, decodes: int, context: int) -> Line | None:
         """Return the line that prices steps of so many sequences at this Σ context, if the cost model has one."""
-        if self._line_of is None or (self._discounts and self._replica.ledger.shared):
+        if self._discounts and self._replica.ledger.shared:
             return None
-        batch = self._replica.batch
-        longest = () if batch.longest is None else (batch.longest.at(batch.step + 1),)
-        # What the others lack to be as long as the longest stays as it is while everybody decodes.
-        lack = decodes * longest[0] - context if longest else 0
-        known = self._lines.get(decodes)
-        if known is not None and known[0] == lack and known[1].since <= context <= known[1].until:
-            return known[1]
-        line: Line | None = self._line_of(decodes, context, *longest)
-        if line is not None:
-            self._lines[decodes] = lack, line
-        return line
+        return self._lines.find(decodes, context)
 
     def _prices(self) -> Iterator[float]:
         """Price one step after another."""
