@@ -49,7 +49,8 @@ class SwapSpace:
 
     def put(self, sequence: Sequence) -> None:
         """Copy the computed tokens out, if there is room for all of them."""
-        tokens = min(sequence.computed, sequence.tokens - 1)
+        # The engine takes back what it scheduled in this step.
+        tokens = min(sequence.computed, sequence.lost)
         blocks = -(-tokens // self._block_size)
         if blocks and blocks <= self._room:
             self._room -= blocks

@@ -37,8 +37,6 @@ class Job(Sequence):
     """Tokens found at first admission."""
     readmission_hits = 0
     """Tokens found again after preemptions."""
-    lost = 0
-    """Tokens whose KV the last preemption threw away."""
     recomputed = 0
     preemptions = 0
     first_scheduled = NEVER

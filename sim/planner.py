@@ -199,12 +199,12 @@ class Planner(Admission):
             batch.prefilling.pop(victim.index)
         self.stalled.pop(victim.index, None)
         del batch.running[victim.index]
+        victim.lost = lost
         self.policy.release(victim, finished=False)
         self.forget(victim)
         victim.stamp = -1
         victim.computed = 0
         victim.chunk = 1
-        victim.lost = lost
         victim.preemptions += 1
         plan.preempted.append(victim)
         self.waiting.put_back(victim)

@@ -111,6 +111,7 @@ class Probe:
     def release(self, sequence: Sequence, finished: bool) -> None:
         """Give everything back; a preempted sequence has nothing computed afterwards."""
         before = self.policy.usage(None)
+        sequence.lost = 0 if finished else sequence.computed
         self.policy.release(sequence, finished)
         self._record("release", sequence, int(finished), None)
         after = self.policy.usage(None)

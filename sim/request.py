@@ -71,6 +71,8 @@ class Sequence:
     """How many of its tokens have KV, this step's chunk included once it is scheduled."""
     chunk = 1
     """Tokens of the step under way (at least 1): what their queries see is still read."""
+    lost = 0
+    """How many of its tokens had KV when it was last preempted, what that step would have computed left out."""
     memory: object = None
     """The policy's own note."""
 

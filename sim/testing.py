@@ -210,6 +210,7 @@ def _repeat(policy: Policy, sequence: Sequence | None, call: Call) -> object:
     if call.method == "grow":
         lease = policy.grow(sequence, call.argument)
         return None if lease is None else lease.until
+    sequence.lost = 0 if call.argument else sequence.computed
     return policy.release(sequence, finished=bool(call.argument))
 
 

@@ -97,6 +97,24 @@ def test_request_preempted_in_its_prefill_keeps_the_chunks_it_has() -> None:
     assert found.simulation.replica.computed_tokens == (4 + 6 - 1) + 16
 
 
+def test_chunk_that_a_preemption_takes_back_is_not_swapped_out() -> None:
+    policy = PagedPolicy(block_size=4, preemption="swap", link_gb_per_s=LINK)
+    work = trace((0, 16, 1), (0.5, 4, 6), priority=[1, 0])
+
+    found = run(
+        work,
+        policy,
+        blocks=6,
+        max_num_batched_tokens=8,
+        long_prefill_token_threshold=4,
+        scheduling_policy="priority",
+    )
+
+    # Row 0 had its tokens 12 to 15 scheduled when row 1, more urgent, needed a block.
+    assert found.counts("preemptions") == [1, 0]
+    assert found.simulation.replica.computed_tokens == 16 + (4 + 6 - 1)
+
+
 def test_summary_counts_the_bytes_both_ways() -> None:
     work = generate("sharegpt", 40, rate=50.0, seed=2)
     limits = {"num_gpu_blocks_override": 140, "max_model_len": 2048, "cost": "linear:0.01,0,0"}
