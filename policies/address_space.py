@@ -26,6 +26,9 @@ class AddressSpace(Protocol):
     def largest(self) -> int:
         """Slots of the largest piece that the empty space can give."""
 
+    def largest_of(self, count: int) -> int:
+        """Return the slots of the largest piece of which the empty space can give so many."""
+
     def rounded(self, size: int) -> int:
         """Count the slots that a piece asked for with `size` takes."""
 
@@ -64,6 +67,10 @@ class HoleSpace:
     def largest(self) -> int:
         """Slots of the largest piece that the empty space can give: all of them."""
         return self._capacity
+
+    def largest_of(self, count: int) -> int:
+        """Return the slots of the largest piece of which the empty space can give so many."""
+        return self._capacity // count
 
     def rounded(self, size: int) -> int:
         """Count the slots that a piece of `size` takes: no more than that."""
@@ -138,7 +145,15 @@ class BuddySpace:
     @property
     def largest(self) -> int:
         """Slots of the largest piece: the largest power of two in the capacity."""
-        return 1 << self._capacity.bit_length() - 1 if self._capacity else 0
+        return self.largest_of(1)
+
+    def largest_of(self, count: int) -> int:
+        """Return the slots of the largest piece of which the empty space can give so many.
+
+        ⌊capacity / 2ᵉ⌋ pieces of 2ᵉ: no chunk of the decomposition leaves a rest of that size.
+        """
+        each = self._capacity // count
+        return 1 << each.bit_length() - 1 if each else 0
 
     def rounded(self, size: int) -> int:
         """Count the slots that a piece takes: the next power of two."""

@@ -9,6 +9,7 @@ import numpy as np
 from kvsim.errors import InputError
 from kvsim.placement import Held, Placement, Reader, Stretch
 from kvsim.policies.address_space import AddressSpace, BuddySpace, HoleSpace, Piece
+from kvsim.policies.sample_copies import SampleCopies
 from kvsim.policy import Lease, Match, Policy, Pool, Usage, reduced
 from kvsim.registry import register
 from kvsim.request import IntColumn, Sequence
@@ -33,11 +34,15 @@ class ContiguousPolicy(Policy):
     to a power of two, as the paper's Orca does. `block_size`, in tokens, only turns num_gpu_blocks_override
     into token slots: override · block_size, as it has no null block.
 
+    Of several samples or beams each has a piece of its own, reserved at admission, all or none. Before they write their
+    first token the prompt's KV is copied to all but one, and whoever a beam is forked from is copied whole.
+
     A token takes one address; in `usage` it counts Σ weight slots over the attention spans, because the
     piece holds all layers' KV of every token, whatever a layer's window no longer reads.
     """
 
     name = "contiguous"
+    holds_samples = True
     kv_layout = "contiguous"
 
     def __init__(
@@ -63,51 +68,80 @@ class ContiguousPolicy(Policy):
         if tokens < 1:
             raise InputError(f"the pool must hold at least 1 token, got {tokens}")
         self.spans, self.attention = reduced(pool.spans), pool.spans
-        self.capacity = tokens * self.slots_per_token
+        self._scale = self.slots_per_token
+        self.capacity = tokens * self._scale
         self._pool = pool
         self._space = _SPACES[self.placement](tokens)
-        self._pieces: dict[int, Piece] = {}
+        self._pieces: dict[int, list[Piece]] = {}
+        self._width = pool.width
+        self._copies = SampleCopies(pool)
 
     def refuses(self, tokens: int) -> str | None:
         """Say why no piece of this pool can hold a sequence that ends with `tokens` tokens."""
         if tokens > self._pool.max_model_len:
             return f"{tokens} tokens are more than max_model_len {self._pool.max_model_len}"
         size = self._space.rounded(self._pool.max_model_len if self.reservation == "max" else tokens)
-        if size > self._space.largest:
+        largest = self._space.largest_of(self._width)
+        if size > largest:
+            which = "the largest" if self._width == 1 else f"the largest of {self._width} that"
             return (
                 f"{tokens} tokens reserve a contiguous piece of {size} token slots; "
-                f"the largest this pool can give has {self._space.largest}"
+                f"{which} this pool can give has {largest}"
             )
         return None
 
     def admit(self, sequence: Sequence, match: Match, tokens: int) -> Lease | None:
         """Place the whole reservation, or nothing."""
-        del match, tokens
-        piece = self._space.take(self._reservation(sequence))
-        if piece is None:
-            return None
-        self._pieces[sequence.index] = piece
-        return Lease(piece.size)
+        del match
+        size = self._reservation(sequence)
+        pieces: list[Piece] = []
+        for _ in range(self._width):
+            piece = self._space.take(size)
+            if piece is None:
+                # Neighbours are merged, so the space is then as it was.
+                for taken in pieces:
+                    self._space.give(taken)
+                return None
+            pieces.append(piece)
+        self._pieces[sequence.index] = pieces
+        return self._copies.admit(sequence, tokens, pieces[0].size)
 
     def grow(self, sequence: Sequence, tokens: int) -> Lease | None:
         """Confirm the reservation; a piece never grows beyond it."""
-        size = self._pieces[sequence.index].size
-        return Lease(size) if tokens <= size else None
+        size = self._pieces[sequence.index][0].size
+        return self._copies.grow(sequence, tokens, size) if tokens <= size else None
 
     def release(self, sequence: Sequence, finished: bool) -> None:
-        """Give the piece back."""
+        """Give the pieces back."""
         del finished
-        self._space.give(self._pieces.pop(sequence.index))
+        for piece in self._pieces.pop(sequence.index):
+            self._space.give(piece)
+        self._copies.forget(sequence)
+
+    def reach(self, sequence: Sequence, lease: Lease, final: int) -> int:
+        """Count what all pieces have and will have filled at the final length."""
+        del lease
+        pieces = self._pieces[sequence.index]
+        return len(pieces) * self._scale * min(pieces[0].size, final)
+
+    def footprint(self, tokens: int) -> int:
+        """Count the slots of all pieces at that length."""
+        return self._width * super().footprint(tokens)
+
+    def transfers(self) -> float:
+        """Return and forget the seconds of copying within the GPU's memory."""
+        return self._copies.take_seconds()
 
     def usage(self, waiting: Sequence | None) -> Usage:
         """Count the slots in pieces, and the free ones in holes too small for `waiting`'s reservation."""
-        held = self.capacity - self._space.free * self.slots_per_token
+        held = self.capacity - self._space.free * self._scale
         small = 0 if waiting is None else self._space.too_small(self._reservation(waiting))
-        return Usage(held, external=small * self.slots_per_token)
+        return Usage(held, external=small * self._scale)
 
     def occupied(self) -> list[tuple[int, int, int]]:
         """Return (address, size, sequence index) of every piece by address, in token slots."""
-        return sorted((piece.address, piece.size, index) for index, piece in self._pieces.items())
+        held = self._pieces.items()
+        return sorted((piece.address, piece.size, index) for index, pieces in held for piece in pieces)
 
     def holes(self) -> list[Piece]:
         """Return the free pieces by address, in token slots."""
@@ -138,7 +172,17 @@ class ContiguousPolicy(Policy):
             return final
         # Outputs are final − prompt + 1: the last one never gets a slot.
         doubled = sequence.prompt_tokens + power_of_two(final - sequence.prompt_tokens + 1)
-        return max(final, min(doubled, longest, self._space.largest))
+        return max(final, min(doubled, longest, self._space.largest_of(self._width)))
+
+    @property
+    def copies(self) -> int:
+        """Sequences copied so far, whole prompts at first and dead beams' places later."""
+        return self._copies.copies
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes of those."""
+        return self._copies.copied_bytes
 
 
 def power_of_two(tokens: int) -> int:

@@ -17,6 +17,8 @@ def provenance_caption(
     trace: str = "",
     model: str = "",
     gpu: str = "",
+    samples: str = "",
+    beams: str = "",
     cost: str = "",
     seed: int | None = None,
     version: str = "",
@@ -29,6 +31,8 @@ def provenance_caption(
         "trace": trace,
         "model": model,
         "GPU": gpu,
+        "samples": samples,
+        "beams": beams,
         "cost": cost,
         "seed": "" if seed is None else str(seed),
         "kvsim": version,
@@ -45,10 +49,16 @@ def result_caption(result: Result) -> str:
         trace=f"{trace['name']} ({trace['requests']:,} requests, sha256 {digest})",
         model=chosen["model"],
         gpu=chosen["gpu"] if gpus == 1 else f"{gpus} × {chosen['gpu']}",
+        samples=_above_one(chosen.get("samples", 1)),
+        beams=_above_one(chosen.get("beam", 1)),
         cost=config["cost"],
         seed=config.get("seed", 0),
         version=result.environment["kvsim"],
     )
+
+
+def _above_one(count: int) -> str:
+    return str(count) if count > 1 else ""
 
 
 def common_caption(results: Sequence[Result]) -> str:

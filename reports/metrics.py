@@ -34,6 +34,9 @@ _WORDS = {
     "preemptions": "Preemptions",
     "recomputed_tokens": "Recomputed (tokens)",
     "swapped_bytes": "Swapped (bytes)",
+    "memory_saved_by_sharing": "KV memory saved by sharing (%)",
+    "copies": "Copies of KV",
+    "copied_bytes": "KV copied (bytes)",
     "duration": "Duration (s)",
     "arrival_rate": "Offered rate (requests/s)",
     "rate": "Offered rate (requests/s)",
@@ -53,6 +56,7 @@ _WORDS = {
 SHARES = (
     "live", "reserved", "internal", "external", "reusable", "free", "waste", "kv_cache_usage",
     "prefix_cache_hit_rate", "prefix_cache_hit_rate_blocks", "readmission_hit_rate", "hull_share",
+    "memory_saved_by_sharing",
 )  # fmt: skip
 """Columns that are fractions in a frame and percentages on an axis."""
 
@@ -69,7 +73,7 @@ _COUNTS = (
     "duration", "completed", "failed", "rejected", "unfinished", "total_input_tokens", "total_output_tokens",
     "request_throughput", "request_goodput", "output_throughput", "total_token_throughput", "batch_capacity",
     "batch_capacity_bound", "max_output_tokens_per_s", "max_concurrent_requests", "preemptions", "recomputed_tokens",
-    "swapped_bytes",
+    "swapped_bytes", "copies", "copied_bytes",
     "cached_tokens", "readmission_cached_tokens", "computed_tokens", "steps",
 )  # fmt: skip
 _LATENCY = re.compile(rf"(mean|median|std|p\d+)_({'|'.join(_LATENCIES)}|normalized_latency)_ms")

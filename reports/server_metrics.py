@@ -36,6 +36,7 @@ class ServerMetrics:
         self._simulation = simulation
         self._requests: dict[int, _Request] = {}
         self._decoding: set[int] = set()
+        self._width = simulation.limits.width
 
     def stand(self, running: int, waiting: int, slots: Slots) -> None:
         """Set the gauges."""
@@ -64,7 +65,7 @@ class ServerMetrics:
         prompts = outputs = 0
         for row, _ in record.scheduled:
             if row in sampled or row in self._decoding:
-                outputs += 1
+                outputs += self._width
                 prompts += self._token(row, planned.end)
         self._decoding |= sampled
         if record.scheduled:

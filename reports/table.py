@@ -53,6 +53,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("  external", "external", _PERCENT),
         Metric("reusable", "reusable", _PERCENT),
         Metric("free", "free", _PERCENT),
+        Metric("saved by sharing (%)", "memory_saved_by_sharing", _PERCENT, 1, optional=True),
     ),
     "Batch (requests)": (
         Metric("running, mean", "running_mean", better=1),
@@ -77,6 +78,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("preemptions", "preemptions", better=-1),
         Metric("recomputed (tokens)", "recomputed_tokens", better=-1, optional=True),
         Metric("swapped (MiB)", "swapped_bytes", _MIB, better=-1, optional=True),
+        Metric("KV copied (MiB)", "copied_bytes", _MIB, better=-1, optional=True),
         Metric("hit rate (% of tokens)", "prefix_cache_hit_rate", _PERCENT, 1),
         Metric("after preemption (%)", "readmission_hit_rate", _PERCENT, optional=True),
     ),

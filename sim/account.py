@@ -16,9 +16,16 @@ from kvsim.window import area, seen
 class Account:
     """Turn a plan and the batch's running sums into a `Step` and into live slots."""
 
-    def __init__(self, batch: Batch, attention: tuple[Span, ...], slots: tuple[Span, ...]) -> None:
-        """`attention` are layers by window, `slots` the slots a token takes by window."""
+    def __init__(
+        self, batch: Batch, attention: tuple[Span, ...], slots: tuple[Span, ...], width: int = 1
+    ) -> None:
+        """`attention` are layers by window, `slots` the slots a token takes by window.
+
+        A request is `width` sequences from the step that computes the last token of its prompt on; where that is more
+        than one, there are no windows.
+        """
         self._batch = batch
+        self._width = width
         self._attention = attention
         self._slots = slots
         self._slots_per_token = sum(span.weight for span in slots)
@@ -28,12 +35,14 @@ class Account:
 
     def step(self, plan: Plan, shared: int) -> Step:
         """Return the features that a step is priced by; `shared` are the slots read more than once (`Usage`)."""
-        batch = self._batch
+        batch, width = self._batch, self._width
         decodes, context = batch.decodes, batch.context
         held_back = [batch.length(job) for job in plan.stalled] if plan.stalled else []
         if held_back:
             decodes -= len(held_back)
             context -= sum(held_back)
+        decodes *= width
+        context *= width
         if self._is_plain:
             reads: tuple[int, ...] = (context,)
         else:
@@ -48,6 +57,10 @@ class Account:
             lengths += length
             prefill_tokens += tokens
             whole_area += tokens * (2 * length - tokens + 1) // 2
+        more, further = self._further(plan) if width > 1 else (0, 0)
+        lengths += further
+        prefill_tokens += more
+        whole_area += further
         read: tuple[int, ...] = (lengths,)
         areas: tuple[int, ...] = (whole_area,)
         if not self._is_plain:
@@ -60,11 +73,11 @@ class Account:
             context + lengths,
             decodes,
             reads,
-            len(plan.chunks),
+            len(plan.chunks) + more,
             prefill_tokens,
             read,
             areas,
-            max(0, shared - sum([job.found for job in batch.prefilling.values()])) if shared else 0,
+            max(0, shared - self._cached()) if shared else 0,
             longest,
         )
 
@@ -72,7 +85,8 @@ class Account:
         """Return the live slots while everybody decodes, shared ones counted for each, and what a step adds."""
         batch = self._batch
         if self._slot_weight:
-            return self._slot_weight * batch.context, self._slot_weight * batch.decodes
+            slots = self._slot_weight * self._width
+            return slots * batch.context, slots * batch.decodes
         live = more = 0
         for window, weight in self._slots:
             if window is None:
@@ -87,8 +101,8 @@ class Account:
     def decode_steps(self, shared: int) -> Iterator[Step]:
         """Go through the steps ahead in which everybody decodes and no window fills up."""
         shared //= self._slots_per_token
-        batch = self._batch
-        decodes, context = batch.decodes, batch.context
+        batch, width = self._batch, self._width
+        decodes, context = batch.decodes * width, batch.context * width
         longest, longer = (0, 0) if batch.longest is None else (batch.longest.at(batch.step), 1)
         places = [None if span.window is None else self._place[span.window] for span in self._attention]
         reads = [context if place is None else batch.windowed[place] for place in places]
@@ -101,13 +115,15 @@ class Account:
 
     def live(self, ending: dict[int, Job]) -> tuple[int, int]:
         """Return the slots that attention reads, shared ones counted for each reader, and Σ length."""
-        batch = self._batch
+        batch, width = self._batch, self._width
         if self._slot_weight:
-            length = batch.context
+            length = batch.context * width
             for job in batch.prefilling.values():
                 length += job.computed
+                if width > 1 and job.computed >= job.prompt_tokens:
+                    length += job.computed * (width - 1)
             for job in ending.values():
-                length += job.computed
+                length += job.computed * width
             return self._slot_weight * length, length
         chunks = [(job.computed, job.chunk) for job in batch.prefilling.values()]
         if ending:
@@ -129,6 +145,22 @@ class Account:
         stalled = plan.stalled_rows()
         decoding = (job for row, job in batch.running.items() if job.decoding and row not in stalled)
         return max(map(batch.length, decoding), default=0)
+
+    def _further(self, plan: Plan) -> tuple[int, int]:
+        """Return the chunks that sequences beyond each request's first compute, a token each, and Σ of their lengths.
+
+        Only what comes back from swap goes on as several sequences.
+        """
+        back = [job.computed for job, _ in plan.chunks.values() if job.tokens > job.prompt_tokens]
+        return (self._width - 1) * len(back), (self._width - 1) * sum(back)
+
+    def _cached(self) -> int:
+        """Return how many of the tokens that the prefills read others may read, too."""
+        jobs, more = self._batch.prefilling.values(), self._width - 1
+        found = sum([job.found for job in jobs])
+        if more:
+            found += more * sum([job.computed for job in jobs if job.computed >= job.prompt_tokens])
+        return found
 
     def _decode_reads(self, window: int | None, without: list[int]) -> int:
         if window is None:

@@ -19,6 +19,8 @@ class Admission:
         self.limits = limits
         self.batch = batch
         self.waiting: WaitingQueue = waiting_queue(limits.scheduling_policy)
+        self.width = limits.width
+        self.places = limits.max_num_requests
         self.reach = 0
         """Σ `Job.reach` over the running."""
         self.dirty = True
@@ -65,7 +67,7 @@ class Admission:
         head = self.waiting.head()
         if head is None or head is self.blocked or self.limits.scheduler != "vllm":
             return False
-        return len(self.batch.running) < self.limits.max_num_seqs
+        return len(self.batch.running) < self.places
 
     def let_go(self, job: Job) -> None:
         """Release a running sequence that has its last token."""
@@ -81,12 +83,18 @@ class Admission:
         waiting, limits, policy, running = self.waiting, self.limits, self.policy, self.batch.running
         if policy.spare_blocks >= policy.admits_from:
             self.blocked = None
-        if self.blocked is None and plan.budget > 0 and len(running) < limits.max_num_seqs:
+        if self.blocked is None and plan.budget > 0 and len(running) < self.places:
             waiting.arrange(policy.lookup)
-        while plan.budget > 0 and len(running) < limits.max_num_seqs:
+        while plan.budget > 0 and len(running) < self.places:
             job = waiting.head()
             if job is None or job is self.blocked:
                 return
+            width = self.width
+            if width > 1:
+                # Only what comes back from swap goes on as several sequences.
+                width = width if job.tokens > job.prompt_tokens else 1
+                if width > plan.budget:
+                    return
             match = policy.lookup(job)
             tokens = min(job.tokens - match.tokens, plan.cap)
             if not limits.enable_chunked_prefill and tokens > plan.budget:
@@ -99,7 +107,7 @@ class Admission:
                 self.blocked = job if policy.refusal_holds and only_decodes else None
                 return
             waiting.take()
-            plan.budget -= tokens
+            plan.budget -= tokens * width
             plan.admitted.append((job.index, match.tokens))
             plan.chunks[job.index] = (job, tokens)
             job.chunk = tokens

@@ -75,7 +75,7 @@ class Arrivals:
         if prompt >= self._longest:
             return f"prompt of {prompt} tokens does not fit max_model_len {self._longest} with an output"
         if self._policy is not None and final > self._policy.never_refused:
-            return self._policy.refuses(final)
+            return self._policy.refuses_request(prompt, final)
         return None
 
 

@@ -101,10 +101,28 @@ class RunConfig(MemoryConfig):
     """Order of the waiting: first come, smallest priority, shortest prompt, or longest cached prefix first."""
     async_scheduling: bool = False
     """Schedule a step while the one before it runs."""
+    samples: int = 1
+    """Answers to each prompt, of the trace's length each; they share the prompt's KV where the policy can."""
+    beam: int = 1
+    """Beams to each prompt, in place of samples: in every step some die and others are forked."""
+    beam_turnover: float = 4.0
+    """How often: at output t a beam dies with probability min(1, this / t), and a survivor takes its place."""
+    beam_seed: int = 0
+    """What the forks are drawn from."""
     vllm_version: Literal["0.32", "0.33"] = "0.32"
     """Whose rules to follow where they differ."""
     goodput: str | None = None
     """Latency limits of a good request, in ms: any of ttft:MS,tpot:MS,e2el:MS."""
+
+    @property
+    def width(self) -> int:
+        """Sequences of a request: its samples or its beams; InputError where it would be both."""
+        for name, count in (("samples", self.samples), ("beam", self.beam)):
+            if count < 1:
+                raise InputError(f"{name} must be at least 1, got {count}")
+        if self.samples > 1 < self.beam:
+            raise InputError(f"samples {self.samples} and beam {self.beam}: only one of them may be above 1")
+        return self.samples * self.beam
 
     def changed(self, **changes: Any) -> RunConfig:  # Any: field values, checked where they are used
         """Return a copy with some fields changed; an unknown name is answered with the nearest."""

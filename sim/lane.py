@@ -49,6 +49,7 @@ class Lane:
         self._waiting: deque[Job] = queue.jobs if isinstance(queue, FirstCome) else deque()
         self.is_open = (
             replica.batch.block_size > 0
+            and limits.width == 1
             and type(queue) is FirstCome
             and self._lines.are_there
             and replica.batch.tables == 1
@@ -128,7 +129,17 @@ class Lane:
             self._count_steps(step - before, is_measured, ledger.shared > 0)
         batch.step, batch.context = step, context
         live, more, shared = self._weight * placed, self._weight * decodes, ledger.shared
-        ledger.entries += (step - before, 1, decodes, decodes, len(self._waiting), 0, ledger.reusable, shared)
+        ledger.entries += (
+            step - before,
+            1,
+            decodes,
+            decodes,
+            len(self._waiting),
+            0,
+            shared,
+            ledger.reusable,
+            shared,
+        )
         ledger.entries += (live - shared, more, placed, decodes, decodes)
         ledger.gaps.noted += 1
         return now

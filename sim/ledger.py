@@ -54,6 +54,7 @@ class Ledger:
         "running",
         "waiting",
         "external",
+        "shared",
         "reusable",  # less, where growing took free blocks beyond those without content
         "beyond",  # Σ reach − held of the last row, which growing leaves as it is, but for `pads` and `moved`
         "live",  # of the first row
@@ -95,6 +96,7 @@ class Ledger:
         self._moved: list[tuple[int, int]] = []
         self._steps = self._tokens = 0
         self._totals = np.zeros(len(CATEGORIES) + 2)
+        self._total_shared = 0.0
         self.waited = 0.0
         """Σ seconds that requests have waited before they were queued, since that happens between steps."""
         self._summed_to = start
@@ -168,6 +170,7 @@ class Ledger:
             self.running,
             self.waiting,
             self.external,
+            self.shared,
             self.reusable,
             self.beyond,
             live,
@@ -189,11 +192,11 @@ class Ledger:
         return Slots(live, reserved, self.holding - live - reserved, self.external, self.reusable, free)
 
     def integrals(self, now: float) -> dict[str, float]:
-        """Return slot-seconds by category, and request-seconds running and waiting, since the start."""
+        """Return slot-seconds by category and `shared` (see `Usage`), and request-seconds running and waiting."""
         self.close(now)
         names = (*CATEGORIES, "running", "waiting")
         totals = dict(zip(names, self._totals.tolist(), strict=True))
-        return totals | {"waiting": totals["waiting"] + self.waited}
+        return totals | {"waiting": totals["waiting"] + self.waited, "shared": self._total_shared}
 
     @property
     def room(self) -> int:
@@ -244,6 +247,8 @@ class Ledger:
         np.multiply(column["waiting"], seconds, out=figures[-1])
         self._steps += int(column["steps"].sum())
         self._tokens += int(column["tokens"].sum())
+        if column["shared"].any():
+            self._total_shared += float((column["shared"] * seconds).sum())
         self._totals += figures.sum(axis=1)
         self.time_running.add(column["running"], seconds)
         self.time_waiting.add(column["waiting"], seconds)

@@ -54,7 +54,7 @@ class MixedSteps:
         ledger.held.append(ledger.holding)
         tokens, placed, shared = work.tokens, work.context, ledger.shared
         running, waiting, live = len(batch.running), len(self._waiting), self._weight * placed
-        ledger.entries += (1, 1, tokens, running, waiting, 0, ledger.reusable, shared)
+        ledger.entries += (1, 1, tokens, running, waiting, 0, shared, ledger.reusable, shared)
         ledger.entries += (live - shared, 0, placed, 0, decodes)
         if decodes:
             ledger.gaps.noted += 1

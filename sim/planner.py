@@ -45,7 +45,7 @@ class Planner(Admission):
         if every:
             visits = [(job.stamp, job) for job in batch.running.values()]
         else:
-            plan.budget -= batch.decodes
+            plan.budget -= batch.decodes * self.width
             visits += [(job.stamp, job) for job in batch.prefilling.values()]
             if len(visits) > 1:
                 visits.sort()
@@ -67,7 +67,7 @@ class Planner(Admission):
 
     def _all_decode(self, plan: Plan) -> bool:
         """Give everybody a token at once, if all decode and the blocks they need are there."""
-        batch, policy, decodes = self.batch, self.policy, self.batch.decodes
+        batch, policy, decodes = self.batch, self.policy, self.batch.decodes * self.width
         if batch.prefilling or self.ending or decodes > plan.budget or batch.has_due(batch.step):
             return False
         if batch.block_size:
@@ -101,27 +101,27 @@ class Planner(Admission):
             self.dirty = True
 
     def _decodes_come_first(self, plan: Plan) -> bool:
-        batch = self.batch
+        batch, decodes = self.batch, self.batch.decodes * self.width
         if not batch.prefilling:
             return True
         rest = sum(min(plan.cap, job.tokens - job.computed) for job in batch.prefilling.values())
-        if batch.decodes + rest <= plan.budget:
+        if decodes + rest <= plan.budget:
             return True
         prefilling = batch.prefilling
         tail = zip(range(len(prefilling)), reversed(batch.running), strict=False)
-        return batch.decodes <= plan.budget and all(index in prefilling for _, index in tail)
+        return decodes <= plan.budget and all(index in prefilling for _, index in tail)
 
     def _decode(self, plan: Plan, job: Job, every: bool) -> bool:
         """Extend one decoding sequence by its token; False when it preempted itself."""
         batch = self.batch
         if every:
-            if plan.budget == 0:
+            if plan.budget < self.width:
                 plan.stalled.append(job)
                 batch.hold_back(job)
                 return True
             if batch.needs_block(job) and not self._grow(plan, job, job.base + batch.step, every):
                 return False
-            plan.budget -= 1
+            plan.budget -= self.width
             return True
         return self._grow(plan, job, job.base + batch.step, every)
 
@@ -188,7 +188,7 @@ class Planner(Admission):
             lost = victim.computed - is_scheduled
             victim.tokens = lost + 1
             victim.computed -= self.in_flight.get(victim.index, 0)
-            plan.budget += is_scheduled or not every
+            plan.budget += self.width * (is_scheduled or not every)
             if victim.index not in self.stalled:
                 victim.last_token = self.last_end
         else:

@@ -6,9 +6,10 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, inf
 from typing import Any, NamedTuple
 
+from kvsim.beam import Beam
 from kvsim.placement import Placement
 from kvsim.request import Sequence, Workload
 from kvsim.tier_summary import TierFigures
@@ -44,6 +45,14 @@ class Pool:
     """Blocks by decree, vLLM's null block included; kv_bytes is then not looked at."""
     async_scheduling: bool = False
     """Whether a step is scheduled while the one before it runs."""
+    width: int = 1
+    """Sequences of a request, samples or beams, that have its prompt in common."""
+    beam: Beam | None = None
+    """How they fork, where they are beams."""
+    copy_bytes_per_second: float = inf
+    """Bytes of KV copied a second within the GPU's memory: half its bandwidth, as each is read and written."""
+    swap_is_unlimited: bool = False
+    """Whether swap space takes everything, as where only the batch is measured."""
     workload: Workload | None = None
     """The trace, for the identity of prompt content; None when nothing is shared."""
     true_tokens: Callable[[Sequence], int] | None = None
@@ -130,6 +139,13 @@ class Policy(ABC):
     """How a sequence's KV lies, which attention kernels are timed by: `paged`, or `contiguous` in one piece."""
     shares_prefixes: bool = False
     """Whether requests find each other's content, as a user who asks for prefix caching wants it."""
+    holds_samples: bool = False
+    """Whether a request may be several sequences with one prompt, samples or beams (`Pool.width`).
+
+    They grow together, one token each a step: `tokens` and leases are of each, `grow` is for all of them or none.
+    Until its whole prompt is computed a request is one sequence; from the step that computes the last of it on, it is
+    `width`. Where they are beams, `Beam.lineage` says who goes on from whom.
+    """
     reads_lengths: bool = False
     """Whether `usage` looks at `computed` of every sequence, which the engine then brings up to date."""
     counted_block: int = 0
@@ -162,6 +178,14 @@ class Policy(ABC):
         """Say why a sequence of `tokens` can never be held, even alone; None when it can."""
         del tokens
         return None
+
+    def refuses_request(self, prompt: int, tokens: int) -> str | None:
+        """Say why a request can never be held, even alone, whose sequences all get to `tokens`; None when it can.
+
+        Where it is several sequences the `prompt` tokens are common to them.
+        """
+        del prompt
+        return self.refuses(tokens)
 
     def lookup(self, sequence: Sequence) -> Match:
         """Find how much of the sequence is already there; changes nothing."""

@@ -167,7 +167,7 @@ class Probe:
         return match
 
     def _check_lease(self, method: str, lease: Lease | None, asked: int, before: Usage) -> bool:
-        """Return whether it was a refusal, and one that cannot have moved a window on either."""
+        """Return whether it was a refusal, and one that can neither have moved a window on nor forked a beam."""
         if lease is not None:
             self.check(isinstance(lease, Lease), f"{method} must return a Lease or None, got {lease!r}")
             until = lease.until
@@ -177,8 +177,9 @@ class Probe:
             )
             return False
         after = self.policy.usage(None)
-        slid = method == "grow" and any(span.window is not None for span in self.policy.spans)
-        gave_back = after.held <= before.held and after.shared <= before.shared
+        forks = self._pool.beam is not None
+        slid = method == "grow" and (forks or any(span.window is not None for span in self.policy.spans))
+        gave_back = after.held <= before.held and (forks or after.shared <= before.shared)
         self.check(
             after == before or (slid and gave_back and after.reusable >= before.reusable),
             f"{method} answered None, which must take nothing, but usage went from {before} to {after}",
@@ -187,14 +188,17 @@ class Probe:
 
     def _check_reach(self, sequence: Sequence, lease: Lease) -> None:
         final = self._prompts.final(sequence)
-        reach, most = self.policy.reach(sequence, lease, final), self.policy.slots_per_token * final
+        reach = self.policy.reach(sequence, lease, final)
+        most = self.policy.slots_per_token * final * self._pool.width
         self.check(
             0 <= reach <= most, f"reach must be 0 … {most} slots for a final length of {final}, got {reach}"
         )
 
     def _check_live(self, usage: Usage) -> None:
         live = sum(
-            span.weight * (sequence.computed - first_seen(sequence.computed, span.window))
+            self._width(sequence)
+            * span.weight
+            * (sequence.computed - first_seen(sequence.computed, span.window))
             for sequence in self.running.values()
             for span in self.policy.spans
         )
@@ -202,8 +206,11 @@ class Probe:
             live <= usage.held + usage.shared,
             f"{live} slots are live, more than held + shared: a slot was given twice, or lost: {usage}",
         )
-        if not (self._prompts.are_shared and self.running):
+        if not ((self._prompts.are_shared or self._pool.width > 1) and self.running):
             self.check(usage.shared == 0, f"no content is shared, but shared = {usage.shared}")
+
+    def _width(self, sequence: Sequence) -> int:
+        return self._pool.width if sequence.computed >= sequence.prompt_tokens else 1
 
     def _check_stale(self, waiting: Sequence | None, usage: Usage) -> None:
         true = {index: (sequence.tokens, sequence.computed) for index, sequence in self.running.items()}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvsim.beam import Beam
 from kvsim.policy import Pool, Span
 from kvsim.request import FloatColumn, IntColumn, Sequence
 
@@ -39,6 +41,17 @@ def tight_pools(rng: np.random.Generator, rounds: int) -> Iterator[Pool]:
             spans=spans,
             num_gpu_blocks_override=tokens // 16 + 1 if number % 3 == 2 else None,
         )
+
+
+def sample_pools(rng: np.random.Generator, rounds: int) -> Iterator[Pool]:
+    """Draw tight pools for requests of several samples or beams; their layers attend to everything."""
+    for pool in tight_pools(rng, rounds):
+        width = int(rng.integers(2, 6))
+        beam = Beam(width=width, turnover=float(rng.choice([0.5, 4.0, 20.0])), seed=1)
+        if all(span.window is None for span in pool.spans):
+            yield replace(
+                pool, width=width, beam=beam if rng.random() < 0.5 else None, swap_is_unlimited=True
+            )
 
 
 class Prompts:
@@ -140,7 +153,8 @@ class Rehearsal:
         self._running: list[Sequence] = []
         lengths = prompts.prompt_tokens[: prompts.served].tolist()
         rows = (Sequence(row, 0.0, tokens) for row, tokens in enumerate(lengths))
-        self._waiting = deque(row for row in rows if probe.policy.refuses(prompts.final(row)) is None)
+        refuses = probe.policy.refuses_request
+        self._waiting = deque(row for row in rows if refuses(row.prompt_tokens, prompts.final(row)) is None)
 
     def serve(self) -> None:
         """Step until nothing is left; then the pool must be whole."""

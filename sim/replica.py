@@ -67,7 +67,8 @@ class Replica:
         """Called with every step, when somebody keeps a step log."""
         self.watch_end: Callable[[Planned], None] | None = None
         """Called with every step once it has ended and its memory is freed."""
-        self.account = Account(self.batch, policy.attention, policy.spans)
+        self.account = Account(self.batch, policy.attention, policy.spans, limits.width)
+        self._width = limits.width
         self._depth = 2 if limits.async_scheduling else 1
 
     def offer(self, jobs: list[Job], now: float) -> None:
@@ -215,22 +216,26 @@ class Replica:
         if planner.stalled:
             stalled = plan.stalled_rows()
             for row in [row for row in planner.stalled if row not in stalled]:
-                gaps.add(end - planner.stalled.pop(row).last_token, 1, end)
+                gaps.add(end - planner.stalled.pop(row).last_token, self._width, end)
                 regular -= 1
         for job in plan.stalled:
             if job.index not in planner.stalled:
                 job.last_token = planner.last_end
                 planner.stalled[job.index] = job
         if regular:
-            gaps.add(end - planner.last_end, regular, end)
+            gaps.add(end - planner.last_end, regular * self._width, end)
         for job, _ in plan.chunks.values():
             if job.preemptions and job.computed == job.tokens and job.tokens > job.prompt_tokens:
-                gaps.add(end - job.last_token, 1, end)
+                gaps.add(end - job.last_token, self._width, end)
+
+    def _tokens(self, job: Job, tokens: int) -> int:
+        """Return what a chunk computes: what comes back from swap a token for each sequence."""
+        return tokens * self._width if job.tokens > job.prompt_tokens else tokens
 
     def _record(self, plan: Plan, live: int, length: int) -> StepRecord:
         batch, stalled = self.batch, plan.stalled_rows()
         scheduled = [
-            (row, plan.chunks[row][1] if row in plan.chunks else 1)
+            (row, self._tokens(*plan.chunks[row]) if row in plan.chunks else self._width)
             for row, job in batch.running.items()
             if row in plan.chunks or (job.decoding and row not in stalled)
         ]

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from kvsim.beam import Beam
 from kvsim.config import RunConfig
 from kvsim.cost import CostModel, parse_linear
 from kvsim.engine import Simulation
 from kvsim.errors import InputError
 from kvsim.memory_map import MapRecorder
 from kvsim.policy import Policy, Pool
-from kvsim.registry import make_policy
+from kvsim.registry import make_policy, policies
 from kvsim.replica import StepRecord
 from kvsim.request import Sequence as Running
 from kvsim.request import Workload
@@ -103,6 +104,7 @@ def prepare_pool(workload: Workload | None, policy: Policy, config: RunConfig) -
     budget = config.budget(config.max_num_batched_tokens)
     size = config.tensor_parallel_size
     longest = model_len(config)
+    _check_samples(policy, model, config)
 
     def true_tokens(sequence: Running) -> int:
         assert workload is not None
@@ -120,9 +122,34 @@ def prepare_pool(workload: Workload | None, policy: Policy, config: RunConfig) -
         spans=model.spans,
         num_gpu_blocks_override=config.num_gpu_blocks_override,
         async_scheduling=config.async_scheduling,
+        width=config.width,
+        beam=prepare_beam(config),
+        copy_bytes_per_second=gpu.bandwidth / 2,
         workload=workload,
         true_tokens=true_tokens if "oracle" in policy.name else None,
     )
+
+
+def prepare_beam(config: RunConfig) -> Beam | None:
+    """Return how beams fork; None without beams."""
+    made = Beam(width=config.beam, turnover=config.beam_turnover, seed=config.beam_seed)
+    return made if config.beam > 1 else None
+
+
+def _check_samples(policy: Policy, model: Model, config: RunConfig) -> None:
+    """Refuse samples and beams where they cannot be held."""
+    if config.width == 1:
+        return
+    flag = "samples" if config.samples > 1 else "beam"
+    if not policy.holds_samples:
+        able = ", ".join(name for name, cls in policies().items() if cls.holds_samples)
+        raise InputError(
+            f"{flag} {config.width} needs a policy that can hold it ({able}), got {policy.name!r}"
+        )
+    if model.windows:
+        raise InputError(
+            f"{flag} {config.width} needs a model whose layers attend to everything; {model.name} has windows"
+        )
 
 
 def model_of(config: RunConfig) -> Model:
@@ -148,6 +175,7 @@ def prepare_limits(config: RunConfig) -> Limits:
         scheduling_policy=config.scheduling_policy,
         scheduler=config.scheduler,
         async_scheduling=config.async_scheduling,
+        width=config.width,
         vllm_version=config.vllm_version,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 from kvsim.cost import Line, Step
@@ -38,12 +39,13 @@ def batch_capacity(workload: Workload, policy: Policy, pool: Pool, limits: Limit
     All requests (the first 5000 of a long trace) are there from the start, closed-loop ones too, in trace
     order; it ends when the queue is empty. A trace that fits whole gives its own length.
     """
-    policy.reset(pool)
+    policy.reset(replace(pool, swap_is_unlimited=True))
     rows = min(len(workload), MOST_ROWS)
     open_limits = Limits(
         max_model_len=limits.max_model_len,
-        max_num_seqs=max(rows, 1),
-        max_num_batched_tokens=max(limits.max_num_batched_tokens, limits.max_model_len, rows),
+        max_num_seqs=max(rows, 1) * limits.width,
+        max_num_batched_tokens=max(limits.max_num_batched_tokens, limits.max_model_len, rows * limits.width),
+        width=limits.width,
     )
     replica = Replica(policy, open_limits, _UnitCost(), 0.0)
     replica.count_blocks()
@@ -52,7 +54,7 @@ def batch_capacity(workload: Workload, policy: Policy, pool: Pool, limits: Limit
     jobs = []
     for row, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
         final = min(prompt + output, limits.max_model_len) - 1
-        fits = final <= holds.never_refused or holds.refuses(final) is None
+        fits = final <= holds.never_refused or holds.refuses_request(prompt, final) is None
         if fits and prompt < limits.max_model_len:
             jobs.append(Job(row, 0.0, prompt, 0, final))
     stretch = Stretch(replica, lambda job, now: True)

@@ -25,11 +25,13 @@ class Limits:
     scheduler: str = "vllm"
     """vllm admits whenever there is room; static only when nothing runs, so a batch ends as one."""
     async_scheduling: bool = False
+    width: int = 1
+    """Sequences of a request: each counts for max_num_seqs, and takes a token of a decode step's budget."""
     vllm_version: str = "0.32"
 
     def __post_init__(self) -> None:
         """Refuse what vLLM refuses (rule L6)."""
-        for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens"):
+        for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "width"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.long_prefill_token_threshold < 0:
@@ -46,9 +48,20 @@ class Limits:
                 f"without chunked prefill max_num_batched_tokens must be at least max_model_len "
                 f"({self.max_model_len}), got {self.max_num_batched_tokens}"
             )
+        if self.width > self.max_num_seqs:
+            raise InputError(
+                f"max_num_seqs must be at least the {self.width} sequences of a request, got {self.max_num_seqs}"
+            )
+        if self.width > 1 and self.async_scheduling:
+            raise InputError("async_scheduling is for requests of one sequence, without samples and beams")
         _one_of("scheduling_policy", self.scheduling_policy, SCHEDULING_POLICIES)
         _one_of("scheduler", self.scheduler, SCHEDULERS)
         _one_of("vllm_version", self.vllm_version, VLLM_VERSIONS)
+
+    @property
+    def max_num_requests(self) -> int:
+        """Return the most requests that may run at once."""
+        return self.max_num_seqs // self.width
 
     def chunk_cap(self, requests: int) -> int:
         """Return the most tokens one request gets in a step that starts with so many (rule S6)."""

@@ -36,7 +36,8 @@ class Stretch:
         self._lines = DecodeLines(replica)
         self._goes_on = True
         self._block_slots = replica.batch.block_size * replica.policy.slots_per_token // replica.batch.tables
-        self._most_decodes = replica.planner.limits.max_num_batched_tokens
+        self._width = replica.planner.width
+        self._most_decodes = replica.planner.limits.max_num_batched_tokens // self._width
 
     def run(self, now: float, horizon: float) -> float:
         """Take steps until one ends at `horizon` or later, or one needs a plan; return when the last ends."""
@@ -69,7 +70,7 @@ class Stretch:
             if job.first_token != job.first_token:
                 job.first_token = end
             else:
-                ledger.gaps.add(end - job.last_token, 1, end)
+                ledger.gaps.add(end - job.last_token, self._width, end)
             del batch.prefilling[job.index]
             job.tokens += 1
             if job.computed < job.final:
@@ -105,7 +106,9 @@ class Stretch:
         """Take the next step, and those after it up to one at which somebody ends or may have to ask."""
         replica = self._replica
         batch, ledger, policy = replica.batch, replica.ledger, replica.policy
-        decodes, context, step, phases = batch.decodes, batch.context, batch.step, batch.phases
+        step, phases = batch.step, batch.phases
+        decodes, context = batch.decodes * self._width, batch.context * self._width
+        placed = context + decodes
         marks, size, slots = batch.marks, len(phases), self._block_slots
         spare, room = self._limits(batch.moves) if batch.moves else (policy.spare_blocks, ledger.room)
         before, holding, stops = spare, ledger.holding, False
@@ -133,7 +136,7 @@ class Stretch:
         steps = step - batch.step
         if batch.moves or spare != before:
             self._hand_out(before - spare, steps)
-        ledger.decoded(steps, holding, decodes, batch.context + decodes, *replica.account.decoding())
+        ledger.decoded(steps, holding, decodes, placed, *replica.account.decoding())
         if line and self._count_steps is not None:
             self._count_steps(steps, is_measured, ledger.shared > 0)
         replica.planner.last_end = now

@@ -81,7 +81,8 @@ def summarise(simulation: Simulation, columns: Columns, goodput: str | None = No
     done = columns.status == COMPLETED
     duration = simulation.clock - ledger.start
     per_second = 1.0 / duration if duration else 0.0
-    inputs, outputs = int(columns.prompt[done].sum()), int(columns.output[done].sum())
+    inputs = int(columns.prompt[done].sum())
+    outputs = int(columns.output[done].sum()) * simulation.limits.width
     completed = int(done.sum())
     summary: Summary = {
         "duration": duration,
@@ -134,6 +135,8 @@ def _memory(ledger: Ledger, end: float) -> Summary:
     wasted = totals["reserved"] + totals["internal"] + totals["external"]
     shares["waste"] = wasted / whole if whole else None
     held = totals["live"] + totals["reserved"] + totals["internal"]
+    unshared = held + totals["shared"]
+    shares["memory_saved_by_sharing"] = totals["shared"] / unshared if unshared else 0.0
     shares["kv_cache_usage"] = held / whole if whole else None
     for name, times in (("running", ledger.time_running), ("waiting", ledger.time_waiting)):
         counts, weights = times.table()
@@ -154,6 +157,8 @@ def _cache(simulation: Simulation, columns: Columns) -> Summary:
         "preemptions": int(columns.preemptions.sum()),
         "recomputed_tokens": int(columns.recomputed.sum()),
         "swapped_bytes": int(getattr(policy, "swapped_bytes", 0)),
+        "copies": int(getattr(policy, "copies", 0)),
+        "copied_bytes": int(getattr(policy, "copied_bytes", 0)),
         "cached_tokens": cached,
         "prefix_cache_hit_rate": cached / first if first else 0.0,
         "prefix_cache_hit_rate_blocks": _block_hit_rate(simulation, columns),

@@ -14,7 +14,7 @@ import numpy as np
 from kvsim.errors import InputError
 from kvsim.policy import Policy, Pool, parameter_defaults
 from kvsim.probe import Call, Probe
-from kvsim.rehearsal import Prompts, Rehearsal, tight_pools
+from kvsim.rehearsal import Prompts, Rehearsal, sample_pools, tight_pools
 from kvsim.request import Sequence
 
 _ROWS = 40
@@ -35,12 +35,13 @@ def check_policy(
     Each round serves a random workload, partly with shared prompts, from a small pool as an engine would:
     admission, chunked prefill, decoding, preemption, release. The pools differ in size, attention spans
     and how they are given; those that the policy's `reset` turns down with InputError are passed over,
-    but one has to be accepted. With `pool` every round uses that one.
+    but one has to be accepted. With `pool` every round uses that one. A policy that `holds_samples` is served requests
+    of several samples and beams, too.
     """
     example = _check_parameters(policy)
     _check_class(example)
     rng = np.random.default_rng(seed)
-    pools = tight_pools(rng, rounds) if pool is None else (pool for _ in range(rounds))
+    pools = _pools(example, rng, rounds) if pool is None else (pool for _ in range(rounds))
     admissions = 0
     declined: InputError | None = None
     for number, given in enumerate(pools):
@@ -52,6 +53,12 @@ def check_policy(
             declined = error
     if not admissions:
         raise AssertionError(f"{example!r} admitted nothing in any pool; last turned down with: {declined}")
+
+
+def _pools(policy: Policy, rng: np.random.Generator, rounds: int) -> Iterator[Pool]:
+    yield from tight_pools(rng, rounds)
+    if policy.holds_samples:
+        yield from sample_pools(rng, rounds)
 
 
 def _check_round(policy: Policy, pool: Pool, rng: np.random.Generator, *, shared: bool) -> int:
@@ -126,7 +133,7 @@ def _check_class(policy: Policy) -> None:
     name = getattr(policy, "name", None)
     if not isinstance(name, str) or not re.fullmatch(r"[^\s:=,]+", name):
         raise AssertionError(f"{policy!r}: name must be a word without `:`, `=` and `,`, got {name!r}")
-    for flag in ("refusal_holds", "reads_lengths"):
+    for flag in ("refusal_holds", "reads_lengths", "holds_samples"):
         if not isinstance(getattr(policy, flag), bool):
             raise AssertionError(f"{policy!r}: {flag} must be a bool, got {getattr(policy, flag)!r}")
 
@@ -232,6 +239,8 @@ def _check_refusals(policy: Policy, pool: Pool) -> None:
 
 
 def _check_alone(policy: Policy, pool: Pool, tokens: int, outputs: int) -> None:
+    if policy.refuses_request(tokens - outputs + 1, tokens) is not None:
+        return
     prompts = Prompts([tokens - outputs + 1], [outputs])
     alone = _with_prompts(pool, prompts, policy)
     probe = Probe(policy, alone, prompts)

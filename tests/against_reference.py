@@ -14,6 +14,7 @@ from reference.contents import Row, prompt_length
 from reference.draw import Case
 from reference.ledger import KINDS, Ledger, inter_token_latencies, request_columns
 from reference.loop import Log, run
+from reference.samples import COPY_SPEED, LINK_SPEED
 
 from kvsim.block_detail import hashed_blocks
 from kvsim.cost import LinearCost
@@ -84,7 +85,8 @@ def policy_of(config: dict[str, Any]) -> Policy:
         return ContiguousPolicy(reservation=memory["reservation"], placement=memory["placement"])
     common = {key: config[key] for key in ("block_size", "watermark", "scheduler_reserve_full_isl")}
     if config["groups"] == [{"type": "full"}]:
-        return PrefixPolicy(**common) if config["enable_prefix_caching"] else PagedPolicy(**common)
+        paged = PagedPolicy(link_gb_per_s=LINK_SPEED / 1e9, **common)
+        return PrefixPolicy(**common) if config["enable_prefix_caching"] else paged
     return SlidingWindowPolicy(
         kv_groups=json.dumps(config["groups"]),
         enable_prefix_caching=config["enable_prefix_caching"],
@@ -104,6 +106,7 @@ def limits_of(config: dict[str, Any]) -> Limits:
         "async_scheduling",
     )
     return Limits(
+        width=config["samples"],
         **{key: config[key] for key in same},
         max_num_seqs=config["max_num_active_seqs"] or config["max_num_seqs"],
         scheduling_policy=config["policy"],
@@ -126,13 +129,20 @@ def simulation_of(rows: list[Row], config: dict[str, Any]) -> Simulation:
         "async_scheduling": config["async_scheduling"],
         "workload": trace,
         "true_tokens": true_tokens,
+        "width": config["samples"],
+        "beam": config.get("beam"),
+        "copy_bytes_per_second": COPY_SPEED,
     }
     memory = config["memory"]
-    pool = (
-        Pool.of_blocks(config["num_blocks"], longest, **shared)
-        if memory is None
-        else Pool.of_tokens(memory["capacity"], longest, **shared)
-    )
+    if memory is not None:
+        pool = Pool.of_tokens(memory["capacity"], longest, **shared)
+    elif config["samples"] == 1:
+        pool = Pool.of_blocks(config["num_blocks"], longest, **shared)
+    else:
+        # A byte a token, as the reference counts what is copied.
+        tokens = (config["num_blocks"] - 1) * config["block_size"]
+        shared["num_gpu_blocks_override"] = config["num_blocks"]
+        pool = Pool.of_tokens(tokens, longest, **shared)
     policy = policy_of(config)
     policy.reset(pool)
     cost = LinearCost(config["cost_a"], config["cost_b"], config["cost_c"])
@@ -215,7 +225,10 @@ def compare_requests(mine: Fast, log: Log) -> None:
 def compare_gaps(mine: Fast, log: Log) -> None:
     """Compare the inter-token latencies of all requests together."""
     gaps = _total(mine.simulation.replica.ledger.gaps)
-    assert gaps == Counter(gap for row in inter_token_latencies(log).values() for gap in row)
+    width = mine.simulation.limits.width
+    assert gaps == Counter(
+        gap for row in inter_token_latencies(log).values() for gap in row for _ in range(width)
+    )
 
 
 def compare_slots(mine: Fast, ledger: Ledger) -> None:
@@ -230,6 +243,11 @@ def compare_slots(mine: Fast, ledger: Ledger) -> None:
     assert {kind: totals[kind] for kind in KINDS} == {
         kind: math.fsum(row[kind] * (row["t1"] - row["t0"]) for row in rows) for kind in KINDS
     }
+
+
+def compare_copies(mine: Fast, log: Log) -> None:
+    """Compare how often KV was copied."""
+    assert getattr(mine.simulation.replica.policy, "copies", 0) == getattr(log.engine.memory, "copies", 0)
 
 
 def check_littles_law(mine: Fast, log: Log) -> None:
@@ -289,5 +307,6 @@ def compare(case: Case) -> None:
     compare_requests(mine, log)
     compare_gaps(mine, log)
     compare_slots(mine, ledger)
+    compare_copies(mine, log)
     check_littles_law(mine, log)
     compare_in_bulk(mine, case)

@@ -9,9 +9,10 @@ from against_reference import compare
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference.contents import Row
-from reference.draw import Case, contiguous_cases, paged_cases
+from reference.draw import Case, contiguous_cases, paged_cases, sample_cases
 from reference.loop import DEFAULTS
 
+from kvsim.beam import Beam
 from kvsim.scheduler import VLLM_VERSIONS
 
 EXAMPLES = int(os.environ.get("KVSIM_EXAMPLES", "300"))
@@ -46,6 +47,31 @@ def test_blocks_are_scheduled_as_the_reference_does(case: Case, version: str) ->
 @given(contiguous_cases())
 def test_contiguous_memory_is_scheduled_as_the_reference_does(case: Case) -> None:
     compare(case)
+
+
+@many
+@given(sample_cases(contiguous=False))
+def test_samples_that_share_blocks_are_scheduled_as_the_reference_does(case: Case) -> None:
+    compare(case)
+
+
+@many
+@given(sample_cases(contiguous=True))
+def test_samples_in_contiguous_memory_are_scheduled_as_the_reference_does(case: Case) -> None:
+    compare(case)
+
+
+@many
+@given(st.booleans().flatmap(sample_cases), st.sampled_from([0.5, 4.0, 20.0]), st.integers(0, 3))
+def test_beams_are_scheduled_and_forked_as_the_reference_does(case: Case, turnover: float, seed: int) -> None:
+    rows, config = case
+    width = config["samples"]
+    beam = Beam(width=width, turnover=turnover, seed=seed)
+
+    def parents(row: int, output: int) -> tuple[int, ...]:
+        return beam.lineage(row).parents(output) or tuple(range(width))
+
+    compare((rows, {**config, "beam": beam, "parents": parents}))
 
 
 def test_blocks_of_a_victim_whose_last_token_is_on_the_way_have_no_hash_for_it() -> None:

@@ -78,7 +78,8 @@ class Auditor(Ledger):
     def check_pieces(self, memory: ContiguousMemory) -> None:
         """Pieces and holes fill the address space without a gap or an overlap."""
         address = 0
-        for start, size in sorted([*memory.holes, *memory.pieces.values()]):
+        pieces = [piece for pieces in memory.pieces.values() for piece in pieces]
+        for start, size in sorted([*memory.holes, *pieces]):
             assert start == address
             address += size
         assert address == memory.capacity
@@ -143,10 +144,12 @@ def test_tokens_computed_are_those_needed_and_those_thrown_away(case: Case) -> N
         again = [lost - hit for lost, hit in zip(request.thrown_away, request.admissions[1:], strict=False)]
         # One that got its last output while it waited (Y5) was not admitted again.
         unpaid = sum(request.thrown_away[len(again) :])
+        # The prompt once, what comes after it by each sample.
+        needed = request.prompt + case[1]["samples"] * (request.final_length - request.prompt)
         if unpaid:
             assert request.sched_tokens == unpaid + sum(again) - request.admissions[0]
         else:
-            assert request.sched_tokens == request.final_length - request.admissions[0] + sum(again)
+            assert request.sched_tokens == needed - request.admissions[0] + sum(again)
 
 
 @UNHURRIED
@@ -158,7 +161,7 @@ def test_step_never_exceeds_budget_places_or_pool(case: Case) -> None:
 
     for step in log.steps:
         assert sum(count for _, count in step["sched"]) <= config["max_num_batched_tokens"]
-        assert step["run"] <= config["max_num_seqs"]
+        assert step["run"] * config["samples"] <= config["max_num_seqs"]
         assert len({request for request, _ in step["sched"]}) == len(step["sched"])
 
 

@@ -30,7 +30,8 @@ HEADINGS: dict[Group, tuple[str, ...]] = {
         "cost", "allow_unrepresentative", "max_model_len", "max_num_seqs", "max_num_batched_tokens",
         "enable_chunked_prefill",
         "long_prefill_token_threshold", "long_prefill_token_threshold_adaptive", "scheduler_reserve_full_isl",
-        "scheduler", "scheduling_policy", "async_scheduling", "vllm_version",
+        "scheduler", "scheduling_policy", "async_scheduling", "samples", "beam", "beam_turnover", "beam_seed",
+        "vllm_version",
     ),
     OUTPUT: ("goodput",),
 }  # fmt: skip

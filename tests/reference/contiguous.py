@@ -11,6 +11,9 @@ from typing import Any
 from reference.groups import Hit
 from reference.request import Request
 
+COPY_SPEED = 2.0**10
+"""Bytes a second within the memory, where a token has one byte."""
+
 Piece = tuple[int, int]
 """Address, size."""
 
@@ -48,7 +51,10 @@ class ContiguousMemory:
         self.reservation: str = memory["reservation"]
         self.placement: str = memory["placement"]
         self.holes = whole_chunks(self.capacity) if self.placement == "buddy" else [(0, self.capacity)]
-        self.pieces: dict[int, Piece] = {}
+        self.samples: int = config.get("samples", 1)
+        self.parents = config.get("parents")
+        self.token_copies = self.copies = 0
+        self.pieces: dict[int, list[Piece]] = {}
         self.largest = whole_chunks(self.capacity)[0][1] if self.placement == "buddy" else self.capacity
 
     @property
@@ -65,7 +71,19 @@ class ContiguousMemory:
         assert self.reservation == "pow2"
         outputs = request.final_length - request.prompt + 1
         doubled = request.prompt + power_of_two_from(outputs)
-        return max(request.final_length, min(doubled, self.max_model_len, self.largest))
+        return max(request.final_length, min(doubled, self.max_model_len, self.largest_of_all()))
+
+    def largest_of_all(self) -> int:
+        """Return the size of the largest pieces of which the empty memory gives one to each sequence."""
+        sizes = range(self.capacity, 0, -1)
+        if self.placement == "buddy":
+            sizes = [size for size in sizes if power_of_two_from(size) == size]
+        fitting = (s for s in sizes if sum(chunk // s for _, chunk in self.whole()) >= self.samples)
+        return next(fitting, 0)
+
+    def whole(self) -> list[Piece]:
+        """Return the holes of the empty memory."""
+        return whole_chunks(self.capacity) if self.placement == "buddy" else [(0, self.capacity)]
 
     def size(self, request: Request) -> int:
         """Return the slots to take: those reserved, with buddy rounded up to a power of two."""
@@ -74,7 +92,8 @@ class ContiguousMemory:
 
     def never_fits(self, request: Request) -> bool:
         """Say whether no hole of the empty memory is large enough."""
-        return self.size(request) > self.largest
+        size = self.size(request)
+        return sum(chunk // size for _, chunk in self.whole()) < self.samples
 
     def lookup(self, request: Request) -> Hit:
         """Find nothing: content is not looked at."""
@@ -82,16 +101,20 @@ class ContiguousMemory:
         return Hit()
 
     def admit(self, request: Request, hit: Hit, tokens: int, others_run: bool) -> bool:
-        """Take a hole that is large enough, or take nothing and say no."""
+        """Take a hole that is large enough for each sequence, or take nothing and say no."""
         del hit, tokens, others_run
-        size = self.size(request)
-        hole = self.choose(size)
-        if hole is None:
-            return False
-        self.holes.remove(hole)
-        self.holes += self.halves(hole, size) if self.placement == "buddy" else self.rest(hole, size)
-        self.holes.sort()
-        self.pieces[request.index] = (hole[0], size)
+        size, before = self.size(request), list(self.holes)
+        pieces = []
+        for _ in range(self.samples):
+            hole = self.choose(size)
+            if hole is None:
+                self.holes = before
+                return False
+            self.holes.remove(hole)
+            self.holes += self.halves(hole, size) if self.placement == "buddy" else self.rest(hole, size)
+            self.holes.sort()
+            pieces.append((hole[0], size))
+        self.pieces[request.index] = pieces
         return True
 
     def choose(self, size: int) -> Piece | None:
@@ -118,18 +141,33 @@ class ContiguousMemory:
         return left
 
     def grow(self, request: Request, tokens: int) -> bool:
-        """Say yes: all it will ever need is there."""
-        assert request.computed + tokens <= self.pieces[request.index][1]
+        """Say yes: all it will ever need is there. N5: who parts, or is forked, is copied first."""
+        assert request.computed + tokens <= self.pieces[request.index][0][1]
+        output = request.computed + tokens - request.prompt
+        if self.samples > 1 and output == 1:
+            self.copies += self.samples - 1
+            self.token_copies += (self.samples - 1) * request.prompt
+        if self.parents is not None and output > 1:
+            parents = self.parents(request.index, output)
+            dead = sum(place != parent for place, parent in enumerate(parents))
+            self.copies += dead
+            self.token_copies += dead * request.computed
         return True
+
+    def seconds(self) -> float:
+        """Return what the step waits for: copies of one byte a token."""
+        tokens, self.token_copies = self.token_copies, 0
+        return tokens / COPY_SPEED
 
     def give_hashes(self, request: Request, upto: int) -> None:
         """Do nothing: content is not looked at."""
         del request, upto
 
     def release(self, request: Request) -> None:
-        """Make the piece a hole again and join it with its neighbours, or with its buddies."""
-        piece = self.pieces.pop(request.index)
-        self.holes = self.with_buddies(piece) if self.placement == "buddy" else self.with_neighbours(piece)
+        """Make the pieces holes again and join them with their neighbours, or with their buddies."""
+        for piece in self.pieces.pop(request.index):
+            buddy = self.placement == "buddy"
+            self.holes = self.with_buddies(piece) if buddy else self.with_neighbours(piece)
 
     def with_neighbours(self, piece: Piece) -> list[Piece]:
         """Return the holes with this one, those that touch made one."""
@@ -152,7 +190,7 @@ class ContiguousMemory:
 
     def detail(self, requests: list[Request]) -> dict[str, Any]:
         """Return the pieces of these requests."""
-        return {str(request.index): list(self.pieces[request.index]) for request in requests}
+        return {str(r.index): [list(piece) for piece in self.pieces[r.index]] for r in requests}
 
     def queue_detail(self) -> dict[str, Any]:
         """Return the holes, by address."""

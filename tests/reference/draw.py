@@ -172,6 +172,29 @@ def contiguous_cases(draw: st.DrawFn) -> Case:
     return draw(rows_for(config)), config
 
 
+@st.composite
+def sample_cases(draw: st.DrawFn, contiguous: bool) -> Case:
+    """Draw rows and a configuration whose requests are two to four samples each, without what those exclude."""
+    config = draw(contiguous_config() if contiguous else paged_config())
+    samples = config["samples"] = draw(st.integers(2, 4))
+    config.update(async_scheduling=False, enable_prefix_caching=False, groups=[{"type": "full"}])
+    config["max_num_seqs"] += samples
+    config["max_num_batched_tokens"] += samples
+    config["max_num_active_seqs"] = None
+    if contiguous:
+        config["memory"]["capacity"] *= draw(st.integers(1, samples))
+        config["reject_never_fits"] = True
+    else:
+        enough = 1 + samples * -(-config["max_model_len"] // config["block_size"])
+        config["num_blocks"] = draw(st.integers(max(2, enough // 3), 2 * enough))
+        config["reject_never_fits"] = True
+    rows = draw(rows_for(config))
+    order = draw(st.permutations(range(len(rows))))
+    # Equals that push each other out in turn would never be done.
+    return [{**row, "priority": place} for row, place in zip(rows, order, strict=True)], config
+
+
 def cases() -> st.SearchStrategy[Case]:
-    """Draw rows and a configuration of either kind."""
-    return st.one_of(paged_cases(), paged_cases(), contiguous_cases())
+    """Draw rows and a configuration of either kind, one sequence a request or several."""
+    several = sample_cases(contiguous=False) | sample_cases(contiguous=True)
+    return st.one_of(paged_cases(), paged_cases(), contiguous_cases(), several)

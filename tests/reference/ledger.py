@@ -34,6 +34,7 @@ from reference.loop import Engine, Log, Observer, run
 from reference.paged import PagedMemory
 from reference.pool import NULL
 from reference.request import Request
+from reference.samples import SampledMemory
 from reference.scheduler import Step
 
 KINDS = ("live", "reserved", "internal", "external", "reusable", "free")
@@ -82,6 +83,8 @@ def block_holders(engine: Engine, counts: dict[int, int]) -> dict[int, tuple[Gro
     """
     memory = engine.memory
     assert isinstance(memory, PagedMemory)
+    if isinstance(memory, SampledMemory):
+        return sample_holders(engine, memory)
     found: dict[int, tuple[Group, int, list[Holder]]] = {}
     for request in engine.scheduler.running:
         for group, table in zip(memory.groups, memory.tables[request.index], strict=True):
@@ -92,6 +95,16 @@ def block_holders(engine: Engine, counts: dict[int, int]) -> dict[int, tuple[Gro
                 kept_group, kept_index, holders = found.setdefault(block, (group, index, []))
                 assert (kept_group.index, kept_index) == (group.index, index)
                 holders.append(Holder(request, start))
+    return found
+
+
+def sample_holders(engine: Engine, memory: SampledMemory) -> dict[int, tuple[Group, int, list[Holder]]]:
+    """Return the same of samples and beams: each sequence of a request is a holder."""
+    found: dict[int, tuple[Group, int, list[Holder]]] = {}
+    for request in engine.scheduler.running:
+        for table in memory.tables[request.index]:
+            for index, block in enumerate(table):
+                found.setdefault(block, (memory.groups[0], index, []))[2].append(Holder(request, 0))
     return found
 
 
@@ -115,9 +128,12 @@ def contiguous_counts(engine: Engine) -> Counts:
     assert isinstance(memory, ContiguousMemory)
     result = dict.fromkeys(KINDS, 0)
     for request in engine.scheduler.running:
-        _, size = memory.pieces[request.index]
-        for position in range(size):
-            result[Holder(request, 0).kind(position)] += 1
+        # N4: until the prompt is computed, only the first sequence has KV.
+        alone = request.computed < request.prompt
+        for number, (_, size) in enumerate(memory.pieces[request.index]):
+            for position in range(size):
+                kind = Holder(request, 0).kind(position)
+                result["reserved" if kind == "live" and number and alone else kind] += 1
     least = memory.size(engine.scheduler.waiting[0]) if engine.scheduler.waiting else 0
     for _, size in memory.holes:
         result["external" if size < least else "free"] += size
@@ -187,7 +203,7 @@ def request_columns(log: Log) -> list[dict[str, Any]]:
             "first_token": request.output_times[0] if request.output_times else None,
             "finish": request.finish,
             "cached_tokens": request.admissions[0] if request.admissions else 0,
-            "cached_again_tokens": sum(request.admissions[1:]),
+            "cached_again_tokens": sum(request.admissions[1:]) - request.restored,
             "recomputed_tokens": request.recomputed,
             "preemptions": request.preemptions,
             "output_tokens": request.outputs,

@@ -25,6 +25,8 @@ DEFAULTS: dict[str, Any] = {
     "batching": "continuous",
     "memory": None,
     "reject_never_fits": False,
+    "samples": 1,
+    "parents": None,
     "vllm_version": "0.32",
     "cost_a": 2.0**-7,
     "cost_b": 2.0**-17,
@@ -124,10 +126,14 @@ class Engine:
     def start(self, step: Step) -> None:
         """Price the step, set its times, and log it: t1 = t0 + (a + b·tokens + c·ctx), or t0 if empty."""
         cost = [self.config[key] for key in ("cost_a", "cost_b", "cost_c")]
-        tokens = sum(count for _, count in step.sched)
-        context = sum(request.computed for request, _ in step.sched)
+        # N2: a chunk of the prompt is computed once, everything after it by each sequence.
+        times = [self.scheduler.sequences(r, r.computed - count) for r, count in step.sched]
+        tokens = sum(count * each for (_, count), each in zip(step.sched, times, strict=True))
+        context = sum(r.computed * each for (r, _), each in zip(step.sched, times, strict=True))
+        copying = self.memory.seconds()
         begin = max(step.scheduled_at, self.last_end)
-        step.end = begin + (cost[0] + cost[1] * tokens + cost[2] * context) if step.sched else begin
+        seconds = cost[0] + cost[1] * tokens + cost[2] * context if step.sched else 0.0
+        step.end = begin + (seconds + copying)
         self.last_end = step.end
         for request, _ in step.new:
             request.first_sched = begin if request.first_sched is None else request.first_sched
@@ -135,7 +141,10 @@ class Engine:
             "step": len(self.steps),
             "t0": begin,
             "t1": step.end,
-            "sched": [[request.index, count] for request, count in step.sched],
+            "sched": [
+                [request.index, count * each]
+                for (request, count), each in zip(step.sched, times, strict=True)
+            ],
             "new": [[request.index, hit] for request, hit in step.new],
             "preempt": [request.index for request in step.preempt],
             "run": len(self.scheduler.running),

@@ -145,6 +145,10 @@ class PagedMemory:
         for table in self.tables.pop(request.index):
             self.pool.free(table[::-1])
 
+    def seconds(self) -> float:
+        """Return what the step waits for: nothing is copied here."""
+        return 0.0
+
     def detail(self, requests: list[Request]) -> dict[str, Any]:
         """Return the tables of these requests."""
         return {str(r.index): [list(table) for table in self.tables[r.index]] for r in requests}

@@ -37,6 +37,8 @@ class Request:
     preemptions: int = 0
     admissions: list[int] = field(default_factory=list)
     """The hit, in tokens, of each admission."""
+    restored: int = 0
+    """Tokens that came back from where a preemption put them, and are no hits."""
     thrown_away: list[int] = field(default_factory=list)
     """`computed` at each preemption."""
     sched_tokens: int = 0
@@ -84,7 +86,7 @@ class Request:
             "finish": self.finish,
             "preemptions": self.preemptions,
             "cached_first": self.admissions[0] if self.admissions else None,
-            "cached_total": sum(self.admissions),
+            "cached_total": sum(self.admissions) - self.restored,
             "sched_tokens": self.sched_tokens,
             "outputs": self.outputs,
         }

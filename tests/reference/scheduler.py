@@ -8,6 +8,7 @@ from typing import Any
 from reference.contiguous import ContiguousMemory
 from reference.paged import PagedMemory
 from reference.request import Request
+from reference.samples import SampledMemory
 
 
 @dataclass
@@ -33,9 +34,13 @@ class Scheduler:
 
     def __init__(self, config: dict[str, Any]) -> None:
         """Start with nobody there. Without a `memory` in the configuration it is paged."""
-        contiguous = config["memory"] is not None
         self.config = config
-        self.memory = ContiguousMemory(config) if contiguous else PagedMemory(config)
+        self.samples: int = config["samples"]
+        self.memory: ContiguousMemory | PagedMemory
+        if config["memory"] is not None:
+            self.memory = ContiguousMemory(config)
+        else:
+            self.memory = PagedMemory(config) if self.samples == 1 else SampledMemory(config)
         self.running: list[Request] = []
         self.waiting: list[Request] = []
 
@@ -62,12 +67,16 @@ class Scheduler:
             self.admit_waiting(step)
         for request, count in step.sched:
             request.computed += count
-            request.sched_tokens += count
+            request.sched_tokens += count * self.sequences(request, request.computed - count)
             samples = request.computed == request.expected_tokens
             request.on_the_way += samples
             step.samples.append(samples)
             step.lives.append(request.preemptions)
         return step
+
+    def sequences(self, request: Request, computed: int) -> int:
+        """N1: how many sequences compute what comes after so many tokens: one the prompt, `samples` the rest."""
+        return self.samples if computed >= request.prompt else 1
 
     def cap(self) -> int | None:
         """S6: the most tokens one request gets in the step that starts now; None for no cap."""
@@ -93,13 +102,16 @@ class Scheduler:
             count = request.expected_tokens - request.computed
             if step.cap is not None:
                 count = min(count, step.cap)
+            times = self.sequences(request, request.computed)
+            if times > step.budget:
+                continue  # N3: all of its sequences get a token, or none.
             count = min(count, step.budget)
             if not self.make_room(step, request, count):
                 if self.config["vllm_version"] == "0.32":
                     break
                 continue
             step.sched.append((request, count))
-            step.budget -= count
+            step.budget -= count * times
             self.memory.give_hashes(request, min(request.computed + count, request.tokens))
 
     def make_room(self, step: Step, request: Request, count: int) -> bool:
@@ -121,12 +133,15 @@ class Scheduler:
 
     def take_back(self, step: Step, victim: Request) -> None:
         """E4: a victim that was already scheduled gives its tokens back to the budget."""
-        step.budget += sum(count for request, count in step.sched if request is victim)
+        times = self.sequences(victim, victim.computed)
+        step.budget += sum(count * times for request, count in step.sched if request is victim)
         step.sched = [(request, count) for request, count in step.sched if request is not victim]
 
     def preempt(self, victim: Request) -> None:
         """E2: the victim frees its blocks, keeps its outputs, and waits in front or in its place."""
         self.running.remove(victim)
+        if isinstance(self.memory, SampledMemory):
+            self.memory.put_away(victim)
         self.memory.release(victim)
         victim.thrown_away.append(victim.computed)
         victim.preemptions += 1
@@ -145,10 +160,8 @@ class Scheduler:
     def places(self) -> int:
         """L3: how long `running` may get."""
         active: int | None = self.config["max_num_active_seqs"]
-        if active is not None:
-            return active
-        seqs: int = self.config["max_num_seqs"]
-        return seqs
+        seqs: int = self.config["max_num_seqs"] if active is None else active
+        return seqs // self.samples
 
     def admit_waiting(self, step: Step) -> None:
         """S4: admit from the front until the budget, the places or the memory end it."""
@@ -159,6 +172,9 @@ class Scheduler:
     def admit(self, step: Step, request: Request) -> bool:
         """S5, S8, E6: look up, cut, pass the gate, allocate; all or nothing."""
         hit = self.memory.lookup(request)
+        times = self.sequences(request, hit.tokens)
+        if times > step.budget:
+            return False
         count = request.tokens - hit.tokens
         if step.cap is not None:
             count = min(count, step.cap)
@@ -172,8 +188,9 @@ class Scheduler:
         request.status = "running"
         request.computed = request.ended = hit.tokens
         request.admissions.append(hit.tokens)
+        request.restored += hit.tokens if self.samples > 1 else 0
         step.sched.append((request, count))
         step.new.append((request, hit.tokens))
-        step.budget -= count
+        step.budget -= count * times
         self.memory.give_hashes(request, min(request.computed + count, request.tokens))
         return True
