@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kvsim.engine import Simulation
     from kvsim.traces.trace import Trace
     from kvsim.validate_memory import Figures
 
@@ -79,33 +80,30 @@ def _lengths(trace: Trace) -> Figures:
 
 
 def worked_example(
-    *, requests: Sequence[Sequence[Any]], policy: str, blocks: int, max_model_len: int = 64
+    *,
+    requests: Sequence[Sequence[Any]],
+    policy: str,
+    blocks: int,
+    max_model_len: int = 64,
+    samples: int = 1,
 ) -> Figures:  # Any: numbers, then pairs of them
     """Replay a few requests by hand: [arrival, prompt, output, [first id, past the last], …], a second a step.
 
     Returns tokens `cached` a request, blocks `in_use` after each step, the last block `table` and the `free_queue`
-    at the end, blocks numbered from 0 without the null block.
+    at the end, blocks numbered from 0 without the null block. `table` is of the first of several `samples`, and
+    `last_table` of the last; `copies` are blocks copied.
     """
-    from kvsim.cost import LinearCost
-    from kvsim.engine import Simulation
-    from kvsim.policy import Pool
-    from kvsim.registry import make_policy
-    from kvsim.scheduler import Limits
-
-    work = _by_hand(requests)
-    chosen = make_policy(policy)
-    chosen.reset(Pool.of_blocks(blocks + 1, max_model_len, workload=work, max_num_batched_tokens=64))
-    limits = Limits(max_model_len=max_model_len, max_num_seqs=8, max_num_batched_tokens=64)
-    simulation = Simulation(work, chosen, limits, LinearCost(1.0, 0.0, 0.0))
-    simulation.keeps_places = True
+    simulation = _small_run(_by_hand(requests), policy, blocks, max_model_len, samples)
+    chosen = simulation.replica.policy
     in_use: list[int] = []
-    table: list[list[int]] = []
+    table: list[list[list[int]]] = []
     batch, tables = simulation.replica.batch, getattr(chosen, "tables", None)
 
     def look(_: object) -> None:
         in_use.append(chosen.blocks_in_use)
         if tables is not None and batch.running:
-            table.append([block - 1 for block in tables(list(batch.running.values())[-1])[0]])
+            found = tables(list(batch.running.values())[-1])
+            table.append([[block - 1 for block in each] for each in found])
 
     simulation.replica.watch = look
     simulation.run()
@@ -113,9 +111,28 @@ def worked_example(
     return {
         "cached": tuple(simulation.outcomes.cached),
         "in_use": tuple(in_use),
-        "table": tuple(table[-1]) if table else (),
+        "table": tuple(table[-1][0]) if table else (),
+        "last_table": tuple(table[-1][-1]) if table else (),
+        "copies": getattr(chosen, "copies", 0),
         "free_queue": tuple(block - 1 for block in queue()) if queue is not None else (),
     }
+
+
+def _small_run(work: Trace, policy: str, blocks: int, max_model_len: int, samples: int) -> Simulation:
+    from kvsim.cost import LinearCost
+    from kvsim.engine import Simulation
+    from kvsim.policy import Pool
+    from kvsim.registry import make_policy
+    from kvsim.scheduler import Limits
+
+    chosen = make_policy(policy)
+    chosen.reset(
+        Pool.of_blocks(blocks + 1, max_model_len, workload=work, max_num_batched_tokens=64, width=samples)
+    )
+    limits = Limits(max_model_len=max_model_len, max_num_seqs=8, max_num_batched_tokens=64, width=samples)
+    simulation = Simulation(work, chosen, limits, LinearCost(1.0, 0.0, 0.0))
+    simulation.keeps_places = True
+    return simulation
 
 
 def _by_hand(requests: Sequence[Sequence[Any]]) -> Trace:  # Any: numbers, then pairs of them
