@@ -81,11 +81,10 @@ class ProfileCost:
         """Of those, steps with a size outside what was measured."""
         self.notes: list[str] = list(profile.warnings)
         """What is priced by something near it, a sentence each."""
-        dtype = SIXTEEN_BITS.get(kv_dtype, kv_dtype)
         scale = profile.model.layers / sum(span.weight for span in spans)
         self._spans: list[Layers] = []
         for span in spans:
-            wanted = Kind("", layout, page, span.window, dtype)
+            wanted = Kind("", layout, page, span.window, SIXTEEN_BITS.get(kv_dtype, kv_dtype))
             layers, notes = choose_layers(profile.fits.attention, span.weight * scale, wanted)
             self._spans.append(layers)
             self.notes += [note for note in notes if note not in self.notes]

@@ -51,35 +51,29 @@ class Account:
         longest = self._longest(plan) if batch.longest is not None else 0
         if not plan.chunks:
             return Step(decodes, context, decodes, reads, decode_shared=shared, decode_longest=longest)
-        lengths = prefill_tokens = whole_area = 0
-        for job, tokens in plan.chunks.values():
+        prefills, tokens, lengths, read, areas = self._prefills(plan)
+        shared = max(0, shared - self._cached()) if shared else 0
+        tokens_in_all, reach = decodes + tokens, context + lengths
+        return Step(tokens_in_all, reach, decodes, reads, prefills, tokens, read, areas, shared, longest)
+
+    def _prefills(self, plan: Plan) -> tuple[int, int, int, tuple[int, ...], tuple[int, ...]]:
+        """Return how many sequences compute a chunk, its tokens, Σ of their lengths, and per span what `Step` has."""
+        lengths = tokens = whole_area = 0
+        for job, chunk in plan.chunks.values():
             length = job.computed
             lengths += length
-            prefill_tokens += tokens
-            whole_area += tokens * (2 * length - tokens + 1) // 2
-        more, further = self._further(plan) if width > 1 else (0, 0)
+            tokens += chunk
+            whole_area += chunk * (2 * length - chunk + 1) // 2
+        more, further = self._further(plan) if self._width > 1 else (0, 0)
         lengths += further
-        prefill_tokens += more
-        whole_area += further
-        read: tuple[int, ...] = (lengths,)
-        areas: tuple[int, ...] = (whole_area,)
-        if not self._is_plain:
-            chunks = [(job.computed, tokens) for job, tokens in plan.chunks.values()]
-            windows = [span.window for span in self._attention]
-            read = tuple([sum([seen(*chunk, window) for chunk in chunks]) for window in windows])
-            areas = tuple([sum([area(*chunk, window) for chunk in chunks]) for window in windows])
-        return Step(
-            decodes + prefill_tokens,
-            context + lengths,
-            decodes,
-            reads,
-            len(plan.chunks) + more,
-            prefill_tokens,
-            read,
-            areas,
-            max(0, shared - self._cached()) if shared else 0,
-            longest,
-        )
+        prefills, tokens = len(plan.chunks) + more, tokens + more
+        if self._is_plain:
+            return prefills, tokens, lengths, (lengths,), (whole_area + further,)
+        chunks = [(job.computed, chunk) for job, chunk in plan.chunks.values()]
+        windows = [span.window for span in self._attention]
+        read = tuple([sum([seen(*chunk, window) for chunk in chunks]) for window in windows])
+        areas = tuple([sum([area(*chunk, window) for chunk in chunks]) for window in windows])
+        return prefills, tokens, lengths, read, areas
 
     def decoding(self) -> tuple[int, int]:
         """Return the live slots while everybody decodes, shared ones counted for each, and what a step adds."""

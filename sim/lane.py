@@ -125,22 +125,13 @@ class Lane:
         if holding > held:
             policy.take_blocks((holding - held) // slots)
             ledger.holding = holding
+        steps, shared = step - before, ledger.shared
         if self._count_steps is not None:
-            self._count_steps(step - before, is_measured, ledger.shared > 0)
+            self._count_steps(steps, is_measured, shared > 0)
         batch.step, batch.context = step, context
-        live, more, shared = self._weight * placed, self._weight * decodes, ledger.shared
-        ledger.entries += (
-            step - before,
-            1,
-            decodes,
-            decodes,
-            len(self._waiting),
-            0,
-            shared,
-            ledger.reusable,
-            shared,
-        )
-        ledger.entries += (live - shared, more, placed, decodes, decodes)
+        live, more, waiting = self._weight * placed - shared, self._weight * decodes, len(self._waiting)
+        ledger.entries += (steps, 1, decodes, decodes, waiting, 0, shared, ledger.reusable, shared)
+        ledger.entries += (live, more, placed, decodes, decodes)
         ledger.gaps.noted += 1
         return now
 

@@ -78,9 +78,7 @@ class Stretch:
             else:
                 batch.uncover(job, 2 * batch.step + 1)
                 finished.append(job)
-        finished += batch.finish()
-        if finished:
-            self._let_go(finished, end)
+        self._let_go(finished + batch.finish(), end)
         return end
 
     def _is_plain(self) -> bool:
@@ -144,9 +142,7 @@ class Stretch:
         if stops:
             marks.discard(step)
             batch.settle()
-            finished = batch.finish()
-            if finished:
-                self._let_go(finished, now)
+            self._let_go(batch.finish(), now)
         return now
 
     def _limits(self, moves: Moves) -> tuple[int, int]:
@@ -195,8 +191,9 @@ class Stretch:
 
     def _let_go(self, finished: list[Job], now: float) -> None:
         """Let sequences go that have their last token."""
-        if len(finished) > 1:
-            finished.sort(key=_stamp)
+        if not finished:
+            return
+        finished.sort(key=_stamp)
         replica, tell = self._replica, self._finished
         let_go = replica.planner.let_go
         for job in finished:
