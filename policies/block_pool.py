@@ -89,8 +89,7 @@ class CachingPool:
         if plain < count:
             evicted = self._evict(count - plain)
             self.reusable -= len(evicted)
-            for block in evicted:
-                self._forget(block)
+            self._forget(evicted)
             taken += evicted
         for block in taken:
             references[block] = 1
@@ -163,19 +162,21 @@ class CachingPool:
         """Note that a cached block that was free is held again."""
         del self._cached[block]
 
-    def _forget(self, block: int) -> None:
-        key = self._key[block]
-        assert key is not None
-        self._key[block] = None
-        group, content = key
-        found = self.found[group]
-        twins = self._twins.get(key)
-        if found[content] == block:
-            if twins:
-                found[content] = twins.pop(0)
-            else:
+    def _forget(self, blocks: list[int]) -> None:
+        """Let blocks lose their content."""
+        keys, twins, finders = self._key, self._twins, self.found
+        for block in blocks:
+            key = keys[block]
+            assert key is not None
+            keys[block] = None
+            found, content = finders[key[0]], key[1]
+            if key not in twins:
                 del found[content]
-        elif twins:
-            twins.remove(block)
-        if twins is not None and not twins:
-            del self._twins[key]
+                continue
+            others = twins[key]
+            if found[content] == block:
+                found[content] = others.pop(0)
+            else:
+                others.remove(block)
+            if not others:
+                del twins[key]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from kvsim.policies.block_pool import CachingPool
@@ -18,40 +20,52 @@ class Tier:
         """Start empty, with room for so many blocks."""
         self.name = name
         self._room = room
-        self._blocks: OrderedDict[int, None] = OrderedDict()
+        self.blocks: OrderedDict[int, None] = OrderedDict()
+        """Contents that are here."""
         self.read = self.written = 0
         """Blocks copied out of it and into it so far."""
 
     def __contains__(self, key: int) -> bool:
         """Tell whether a content is here."""
-        return key in self._blocks
+        return key in self.blocks
 
     def __len__(self) -> int:
         """Count the blocks here."""
-        return len(self._blocks)
+        return len(self.blocks)
 
-    def touch(self, key: int) -> None:
-        """Note a use of a content, if it is here."""
-        if key in self._blocks:
-            self._blocks.move_to_end(key)
+    def touch(self, keys: Iterable[int]) -> None:
+        """Note uses of contents, in order, of those that are here."""
+        blocks, use = self.blocks, self.blocks.move_to_end
+        for key in keys:
+            if key in blocks:
+                use(key)
 
-    def put(self, key: int) -> tuple[bool, int | None]:
-        """Take a content in; return whether it was copied, and what had to go for it."""
-        if not self._room or key in self._blocks:
-            self.touch(key)
-            return False, None
-        gone = self._blocks.popitem(last=False)[0] if len(self._blocks) == self._room else None
-        self._blocks[key] = None
-        self.written += 1
-        return True, gone
+    def put(self, keys: Iterable[int]) -> list[int]:
+        """Take contents in, in order, and copy those that are new; return what had to go for them."""
+        blocks, room, gone = self.blocks, self._room, []
+        if not room:
+            return []
+        size = before = len(blocks)
+        for key in keys:
+            if key in blocks:
+                blocks.move_to_end(key)
+                continue
+            if size == room:
+                gone.append(blocks.popitem(last=False)[0])
+            else:
+                size += 1
+            blocks[key] = None
+        self.written += size - before + len(gone)
+        return gone
 
 
 class WatchedPool(CachingPool):
     """vLLM's pool, which writes down what becomes findable, is hit, and loses its content."""
 
-    def __init__(self, num_blocks: int) -> None:
-        """Start with nothing written down."""
+    def __init__(self, num_blocks: int, write: str) -> None:
+        """Start with nothing written down; `write` tells which of it will be asked for."""
         super().__init__(num_blocks)
+        self._notes_lost = write == "back"
         self.made: list[int] = []
         self.used: list[int] = []
         self.lost: list[int] = []
@@ -74,11 +88,12 @@ class WatchedPool(CachingPool):
         """Return the contents of those of the blocks that have one."""
         return [name[1] for block in blocks if (name := self._key[block]) is not None]
 
-    def _forget(self, block: int) -> None:
-        name = self._key[block]
-        super()._forget(block)
-        if name is not None and name[1] not in self.found[name[0]]:
-            self.lost.append(name[1])
+    def _forget(self, blocks: list[int]) -> None:
+        names = [self._key[block] for block in blocks] if self._notes_lost else []
+        super()._forget(blocks)
+        # Of copies it is the last that takes the content with it.
+        last = dict.fromkeys(name for name in reversed(names) if name is not None)
+        self.lost += [key for group, key in reversed(last) if key not in self.found[group]]
 
 
 class Copies(NamedTuple):
@@ -102,47 +117,47 @@ class TierStore:
         self._write = write
         self._copies = Copies()
 
-    def where(self, key: int) -> Tier | None:
-        """Return the fastest place outside the GPU that has a content."""
-        return self.cpu if key in self.cpu else self.disk if key in self.disk else None
-
     def load(self, places: Iterable[tuple[int, Tier]]) -> None:
         """Copy contents up from where they were found; what comes from disk stays in CPU memory too."""
-        for key, tier in places:
-            tier.read += 1
-            tier.touch(key)
+        for tier, stretch in groupby(places, key=itemgetter(1)):
+            keys = [key for key, _ in stretch]
+            tier.read += len(keys)
             if tier is self.cpu:
-                self._copies = self._copies._replace(from_cpu=self._copies.from_cpu + 1)
-            else:
-                self._copies = self._copies._replace(from_disk=self._copies.from_disk + 1)
-                self._put(key)
+                tier.touch(keys)
+                self._note(len(keys), 0, 0)
+                continue
+            self._note(0, len(keys), 0)
+            # What CPU memory drops for one may be written over the next.
+            for some in [[key] for key in keys] if self._write == "back" else [keys]:
+                tier.touch(some)
+                self._put(some)
 
     def follow(self, pool: WatchedPool) -> None:
         """Copy down what the write policy says of what has happened on the GPU."""
         down = {"through": pool.made, "selective": pool.used, "back": pool.lost}[self._write]
-        for key in down:
-            copied = self._put(key)
-            if copied and self._write == "back":
-                self._copies = self._copies._replace(to_cpu=self._copies.to_cpu + 1)
+        if down:
+            before = self.cpu.written
+            self._put(down)
+            if self._write == "back":
+                self._note(0, 0, self.cpu.written - before)
         for happened in (pool.made, pool.used, pool.lost):
             happened.clear()
 
-    def touch(self, keys: Iterable[int]) -> None:
+    def touch(self, keys: list[int]) -> None:
         """Note uses, in order."""
-        for key in keys:
-            self.cpu.touch(key)
-            self.disk.touch(key)
+        self.cpu.touch(keys)
+        self.disk.touch(keys)
 
     def take_copies(self) -> Copies:
         """Return and forget what the step under way waits for."""
         copies, self._copies = self._copies, Copies()
         return copies
 
-    def _put(self, key: int) -> bool:
-        """Let a content into CPU memory, and to disk: at once, or (`back`) what CPU memory drops for it."""
-        copied, gone = self.cpu.put(key)
-        if self._write != "back":
-            self.disk.put(key)
-        elif gone is not None:
-            self.disk.put(gone)
-        return copied
+    def _put(self, keys: list[int]) -> None:
+        """Let contents into CPU memory, and to disk: at once, or (`back`) what CPU memory drops for them."""
+        gone = self.cpu.put(keys)
+        self.disk.put(gone if self._write == "back" else keys)
+
+    def _note(self, from_cpu: int, from_disk: int, to_cpu: int) -> None:
+        up, read, down = self._copies
+        self._copies = Copies(up + from_cpu, read + from_disk, down + to_cpu)

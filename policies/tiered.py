@@ -92,7 +92,7 @@ class TieredPolicy(BlockPolicy):
 
     def caching_pool(self, num_blocks: int) -> CachingPool:
         """Return a pool whose comings and goings the tiers can follow."""
-        self._watched = WatchedPool(num_blocks)
+        self._watched = WatchedPool(num_blocks, self.write)
         return self._watched
 
     def caches(self) -> bool:
@@ -105,17 +105,21 @@ class TieredPolicy(BlockPolicy):
         hit = self._index.find(sequence)
         size, loads = self.block_size, []
         first = block = hit.tokens // size
-        counts = {self._store.cpu: 0, self._store.disk: 0}
+        cpu, disk, keys = self._store.cpu, self._store.disk, hit.keys
+        counts = {cpu: 0, disk: 0}
         while block < (sequence.tokens - 1) // size:
-            key = hit.keys[block] if block < len(hit.keys) else private_key(sequence.index, block)
-            tier = self._store.where(key)
-            if tier is None:
+            key = keys[block] if block < len(keys) else private_key(sequence.index, block)
+            tier: Tier
+            if key in cpu.blocks:
+                tier = cpu
+            elif key in disk.blocks:
+                tier = disk
+            else:
                 break
             loads.append((key, tier))
             counts[tier] += size
             block += 1
-        cpu, disk = counts.values()
-        return Match(block * size, 0, Found(hit, loads, (first * size, cpu, disk)))
+        return Match(block * size, 0, Found(hit, loads, (first * size, counts[cpu], counts[disk])))
 
     def admit(self, sequence: Sequence, match: Match, tokens: int) -> Lease | None:
         """Hold what is on the GPU and take blocks for what is loaded and computed, if the whole sequence fits."""

@@ -105,7 +105,7 @@ def test_preempted_request_finds_its_tokens_in_cpu_memory() -> None:
 def test_full_tier_drops_what_was_used_longest_ago() -> None:
     tier = Tier("cpu", 2)
 
-    assert [tier.put(key) for key in (1, 2, 1, 3)] == [(True, None), (True, None), (False, None), (True, 2)]
+    assert [tier.put([key]) for key in (1, 2, 1, 3)] == [[], [], [], [2]]
     assert len(tier) == 2
 
 

@@ -41,7 +41,7 @@ def test_tier_finds_the_published_hits(capacity: int, work: Trace) -> None:
     for row in rows_of(work):
         for block in row:
             hits += block in tier
-            tier.put(block)
+            tier.put([block])
 
     assert hits == LRU_HITS[capacity]
 
