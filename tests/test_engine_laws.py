@@ -103,7 +103,7 @@ def cases(draw: st.DrawFn) -> Case:
         "enable_chunked_prefill": chunked,
         "max_num_batched_tokens": (seqs if chunked else max(seqs, longest)) + draw(st.integers(0, 30)),
         "long_prefill_token_threshold": draw(st.sampled_from([0, 0, 5])),
-        "scheduling_policy": draw(st.sampled_from(["fcfs", "priority", "sjf"])),
+        "scheduling_policy": draw(st.sampled_from(["fcfs", "priority", "sjf", "lpm"])),
         "scheduler": draw(st.sampled_from(["vllm", "vllm", "vllm", "static"])),
         "async_scheduling": draw(st.booleans()),
     }

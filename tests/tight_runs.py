@@ -64,7 +64,7 @@ def cases(draw: st.DrawFn) -> Case:
         "max_num_batched_tokens": draw(st.sampled_from([8, 16, 40])) if chunked else 48,
         "enable_chunked_prefill": chunked,
         "scheduler": draw(st.sampled_from(["vllm", "vllm", "static"])),
-        "scheduling_policy": draw(st.sampled_from(["fcfs", "fcfs", "priority", "sjf"])),
+        "scheduling_policy": draw(st.sampled_from(["fcfs", "fcfs", "priority", "sjf", "lpm"])),
         "async_scheduling": draw(st.booleans()),
     }
     return work, draw(st.sampled_from(POLICIES)), limits
