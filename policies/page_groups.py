@@ -28,6 +28,10 @@ class PageGroups:
         """Groups that nobody holds, mapped or not."""
         return self.total - self.held
 
+    def held_by(self, index: int) -> int:
+        """Groups that one sequence holds."""
+        return self._held[index]
+
     def open(self, index: int, groups: int) -> int:
         """Give a sequence a range that holds so many of the free groups; return how many had to be mapped."""
         ready = self._idle.pop() if self._idle else 0

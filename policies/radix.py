@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from kvsim.errors import InputError
+from kvsim.placement import Placement
 from kvsim.policies.eviction import EVICTIONS, check_eviction, name_with
 from kvsim.policies.eviction_future import Future
+from kvsim.policies.radix_places import RadixPlaces
 from kvsim.policies.radix_text import Text, Texts
 from kvsim.policies.radix_tree import Node, Tree
 from kvsim.policy import NO_MATCH, Lease, Match, Policy, Pool, Usage, reduced
@@ -100,6 +103,7 @@ class RadixPolicy(Policy):
             self._future = Future(pool.workload)
             self._tree.foresee = self._foresee
         self._own = self._holders = self._tick = 0
+        self._places = RadixPlaces(self.page_size, self._pages, self.spans)
         self._count_spare()
 
     def refuses(self, tokens: int) -> str | None:
@@ -164,6 +168,12 @@ class RadixPolicy(Policy):
         tree, scale = self._tree, self.slots_per_token
         held = tree.locked * scale + self._own * self._slots
         return Usage(held, tree.extra_locks * scale, (tree.tokens - tree.locked) * scale)
+
+    def placements(self, running: Iterable[Sequence], waiting: Sequence | None) -> Placement:
+        """Lay the tree and what sequences have besides out; a page keeps the place it is first seen at."""
+        del waiting
+        holdings = [(sequence.index, self._holding(sequence)) for sequence in running]
+        return self._places.placement(self._tree, [(row, each.leaf, each.pages) for row, each in holdings])
 
     def footprint(self, tokens: int) -> int:
         """Count whole pages."""

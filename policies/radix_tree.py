@@ -144,6 +144,13 @@ class Tree:
                 heapq.heappop(self._leaves)
                 self._shrunk(node)
 
+    def nodes(self) -> list[Node]:
+        """Return all nodes but the root, each before what goes on from it."""
+        found = list(self.root.children.values())
+        for node in found:
+            found += node.children.values()
+        return found
+
     def _shrunk(self, node: Node) -> None:
         """Offer what is left of a leaf, or its parent."""
         node.serial = -1

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import numpy as np
+
 from kvsim.errors import InputError
+from kvsim.placement import Held, Placement, Reader
 from kvsim.policies.page_groups import PageGroups
+from kvsim.policies.shelf import fill, places_from
 from kvsim.policy import Lease, Match, Policy, Pool, Usage, reduced
 from kvsim.registry import register
-from kvsim.request import Sequence
+from kvsim.request import IntColumn, Sequence
 
 LEAST_PAGE, LARGEST_PAGE = 64, 2048
 """KiB. 64 to 256 need vAttention's driver; CUDA's own pages are 2 MiB."""
@@ -73,6 +79,7 @@ class VirtualPolicy(Policy):
         self._pages = PageGroups(groups, self.deferred_reclamation, self.eager_groups)
         default = MAP_US if self.page_kib == LARGEST_PAGE else MAP_US_SMALL
         self._seconds_a_group = (default if self.map_us is None else self.map_us) * 1e-6 * self.tensors
+        self._places: dict[int, IntColumn] = {}
         self._waited = self._beside = 0.0
         self.map_calls = 0
 
@@ -131,6 +138,25 @@ class VirtualPolicy(Policy):
         """Count the tokens' slots in the pages held; a page is never too small for the next request."""
         del waiting
         return Usage(self.group_tokens(self._pages.held) * self._scale)
+
+    def placements(self, running: Iterable[Sequence], waiting: Sequence | None) -> Placement:
+        """Lay out the page groups that sequences hold; each keeps the place it is first seen at."""
+        del waiting
+        rows = [sequence.index for sequence in running]
+        counts = [self._pages.held_by(row) for row in rows]
+        known = {row: (0, self._places[row]) for row in rows if row in self._places}
+        self._places = {
+            row: places_from(known.get(row), 0, count) for row, count in zip(rows, counts, strict=True)
+        }
+        fill(self._places.values(), self._pages.total)
+        # A group need not hold a whole number of tokens.
+        starts = np.array([self.group_tokens(group) for group in range(self._pages.total + 1)], np.int64)
+        places = np.concatenate([np.empty(0, np.int64), *self._places.values()])
+        number = np.concatenate([np.empty(0, np.int64), *map(np.arange, counts)])
+        tokens = np.minimum(starts[places + 1] - starts[places], starts[number + 1] - starts[number])
+        readers = tuple(Reader(span.window, span.weight) for span in self.spans)
+        holder = np.repeat(np.array(rows, np.int64), counts)
+        return Placement((Held(readers, starts[places] * self._scale, tokens, starts[number], holder),))
 
     def footprint(self, tokens: int) -> int:
         """Count whole page groups."""

@@ -36,7 +36,12 @@ POLICIES: dict[str, dict[str, Any]] = {
     "sliding-window:block_size=4:window=8": {},
     "sliding-window:block_size=4:window=8:sinks=3": {},
     f"sliding-window:block_size=4:kv_groups={GROUPS}": {},
+    "radix": {"blocks": 6},
+    "radix:page_size=4:eviction=lfu:block_size=4": {"pool": {"spans": (Span(None, 1), Span(6, 3))}},
+    "virtual:page_kib=64": {},
 }
+PAGES: list[Row] = [(0.0, 9, 20), (0.0, 7, 5), (1.0, 8, 20), (12.0, 5, 9)]
+"""Three rows grow beside each other; the second ends first, and the last takes its places."""
 ROWS = st.lists(
     st.tuples(st.integers(0, 30).map(float), st.integers(1, 30), st.integers(1, 20)), min_size=1, max_size=12
 )
@@ -64,7 +69,7 @@ def split_now(replica: Replica) -> dict[str, int]:
 @settings(max_examples=12, deadline=None)
 @given(rows=ROWS)
 def test_the_split_by_place_is_the_ledgers(policy: str, rows: list[Row]) -> None:
-    simulation = prepare(work(rows), policy, blocks=24, **POLICIES[policy])
+    simulation = prepare(work(rows), policy, **{"blocks": 24} | POLICIES[policy])
     replica = simulation.replica
     pairs: list[tuple[dict[str, int], dict[str, int]]] = []
 
@@ -93,7 +98,7 @@ def recorded(policy: str, rows: list[Row], most: int = 256, **given: Any) -> pd.
 @settings(max_examples=20, deadline=None)
 @given(rows=ROWS, policy=st.sampled_from(list(POLICIES)))
 def test_patches_tile_the_pool_over_the_whole_run(rows: list[Row], policy: str) -> None:
-    simulation = prepare(work(rows), policy, blocks=24, **POLICIES[policy])
+    simulation = prepare(work(rows), policy, **{"blocks": 24} | POLICIES[policy])
     recorder = MapRecorder(simulation)
 
     simulation.run()
@@ -108,7 +113,7 @@ def test_patches_tile_the_pool_over_the_whole_run(rows: list[Row], policy: str) 
 @settings(max_examples=20, deadline=None)
 @given(rows=ROWS, policy=st.sampled_from(list(POLICIES)))
 def test_recording_changes_nothing(rows: list[Row], policy: str) -> None:
-    plain, watched = (prepare(work(rows), policy, blocks=24, **POLICIES[policy]) for _ in range(2))
+    plain, watched = (prepare(work(rows), policy, **{"blocks": 24} | POLICIES[policy]) for _ in range(2))
     MapRecorder(watched)
 
     plain.run()
@@ -201,6 +206,26 @@ def test_a_policy_that_says_nothing_has_no_map() -> None:
     result = simulate(generate("chat", 5, 1.0, 0), Silent(), memory_map=True, measure_capacity=False)
 
     assert result.memory_map is None
+
+
+@pytest.mark.parametrize("policy", ["radix", "radix:page_size=4", "virtual:page_kib=64"])
+def test_a_page_keeps_its_place_while_its_request_runs(policy: str) -> None:
+    simulation = prepare(trace(*PAGES), policy, blocks=9)
+    replica = simulation.replica
+    seen: dict[tuple[int, int], set[int]] = {}
+
+    def look(record: StepRecord) -> None:
+        placement = replica.policy.placements(list(replica.batch.running.values()), None)
+        assert placement is not None
+        (held,) = placement.held
+        assert len(set(held.address.tolist())) == len(held.address)
+        for row, first, address in zip(*(held[place].tolist() for place in (4, 3, 1)), strict=True):
+            seen.setdefault((row, first), set()).add(address)
+
+    replica.watch = look
+    simulation.run()
+    assert {row for row, _ in seen} == {0, 1, 2, 3}
+    assert all(len(addresses) == 1 for addresses in seen.values())
 
 
 def test_a_map_survives_saving(tmp_path: Path) -> None:
