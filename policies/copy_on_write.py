@@ -84,11 +84,13 @@ class CopyOnWrite:
     def release(self, sequence: Sequence, finished: bool) -> None:
         """Free all tables; of a preempted request each block goes to the swap space once."""
         samples = samples_of(sequence)
-        self._unfilled -= samples.unfilled
         if not finished:
             samples.written = max(samples.written, sequence.lost)
+            # Who goes on from whom is known from the step before, so beams that die need not be kept.
+            self._fork(samples, sequence, sequence.lost + 1)
             self._swap.put_samples(sequence, len({block for table in samples.tables for block in table}))
             self._away[sequence.index] = samples
+        self._unfilled -= samples.unfilled
         for table in samples.tables:
             self._drop(table)
         sequence.memory = None

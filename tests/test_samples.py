@@ -14,6 +14,8 @@ from kvsim.beam import Beam
 from kvsim.config import RunConfig
 from kvsim.errors import InputError
 from kvsim.policies.paged import PagedPolicy
+from kvsim.policy import Pool
+from kvsim.request import Sequence
 from kvsim.traces import Trace
 from kvsim.traces.generate import generate
 
@@ -136,6 +138,24 @@ def test_dead_beam_gives_back_what_only_it_had() -> None:
 
     # Everybody goes on from one in every step: all blocks but the last are in common.
     assert in_use(found) == [2, 6, 6, 6, 6, 7, 7, 7, 7]
+
+
+def test_beams_that_die_are_not_swapped_out_and_the_next_token_is_written_by_their_successors() -> None:
+    policy = PagedPolicy(block_size=4)
+    beam = Beam(width=3, turnover=1e9)
+    policy.reset(Pool.of_blocks(20, 64, width=3, beam=beam))
+    sequence = Sequence(0, 0.0, 4)
+
+    policy.admit(sequence, policy.lookup(sequence), 4)
+    policy.grow(sequence, 5)
+    sequence.tokens, sequence.computed, sequence.lost = 6, 5, 5
+    policy.release(sequence, finished=False)
+    moved = policy.swapped_bytes
+    policy.admit(sequence, policy.lookup(sequence), 1)
+
+    # A block of the prompt and one of the only beam that lives on; two more when three write to it.
+    assert moved == 2 * policy.copied_bytes // policy.copies
+    assert (policy.blocks_in_use, policy.copies) == (4, 2)
 
 
 def test_request_whose_samples_never_fit_is_rejected_with_the_numbers() -> None:

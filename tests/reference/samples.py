@@ -94,10 +94,7 @@ class SampledMemory(PagedMemory):
     def grow(self, request: Request, tokens: int) -> bool:
         """N5: fork, which only gives back; then write, or take nothing and say no."""
         upto = request.computed + tokens
-        if self.parents is not None:
-            for output in range(self.forked[request.index] + 1, upto - request.prompt + 1):
-                self.fork(request, self.parents(request.index, output))
-                self.forked[request.index] = output
+        self.fork_upto(request, upto)
         before = deepcopy([getattr(self, name) for name in self.CHANGING])
         try:
             self.write(request, upto)
@@ -105,6 +102,13 @@ class SampledMemory(PagedMemory):
             self.put_back(before)
             return False
         return True
+
+    def fork_upto(self, request: Request, upto: int) -> None:
+        """Fork as the outputs were chosen that the first `upto` tokens end with."""
+        if self.parents is not None:
+            for output in range(self.forked[request.index] + 1, upto - request.prompt + 1):
+                self.fork(request, self.parents(request.index, output))
+                self.forked[request.index] = output
 
     def fork(self, request: Request, parents: tuple[int, ...]) -> None:
         """Let each place go on from its parent."""
@@ -151,7 +155,8 @@ class SampledMemory(PagedMemory):
         return self.pool.take(1)[0]
 
     def put_away(self, request: Request) -> None:
-        """N6: keep what the request has; its blocks are freed by `release`."""
+        """N6: keep what the request has, without beams that die; its blocks are freed by `release`."""
+        self.fork_upto(request, request.computed + 1)
         tables = [list(table) for table in self.tables[request.index]]
         row = request.index
         self.away[row] = request.computed, tables, self.written[row], self.forked[row]
