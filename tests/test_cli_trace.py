@@ -112,7 +112,7 @@ def test_convert_reads_and_transforms(chat: Path, tmp_path: Path, capsys: pytest
 
     kvsim("convert", chat, "-o", out, "--head", 7, "--repeat", 2, "--scale-rate", 2)
 
-    converted = read_trace(out, hash_block_tokens=16)
+    converted = read_trace(out)
     expected = TraceOptions(head=7, repeat=2, scale_rate=2.0).load(chat)
     assert converted.sha256() == expected.sha256()
     assert len(converted) == 14

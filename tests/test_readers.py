@@ -256,6 +256,14 @@ def test_rows_with_hash_ids_need_the_tokens_of_an_id(tmp_path: Path) -> None:
     assert (ids(trace), trace.block_tokens, listed(trace.priority)) == ([[3, 4], []], 8, [2, 0])
 
 
+def test_a_row_may_say_the_tokens_of_an_id_for_all_that_follow(tmp_path: Path) -> None:
+    row = {"arrival_s": 0.0, "prompt_len": 10, "output_len": 1, "hash_ids": [3, 4]}
+
+    trace = read_trace(save(tmp_path, "t.jsonl", [row | {"hash_block_tokens": 8}, row]))
+
+    assert (ids(trace), trace.block_tokens) == ([[3, 4], [3, 4]], 8)
+
+
 def test_one_row_of_token_ids_puts_the_whole_trace_in_tokens(tmp_path: Path) -> None:
     rows = [
         {"arrival_s": 0.0, "prompt_len": 6, "output_len": 1, "hash_ids": [3, 5]},

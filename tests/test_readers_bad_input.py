@@ -151,6 +151,20 @@ def test_a_wrong_json_row_is_refused(tmp_path: Path, content: str, message: str)
 
 
 @pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ("8", "row 1: hash_block_tokens is 8, and 4 was said before"),
+        ("0", "hash_block_tokens must be at least 1, got 0"),
+        ('"4"', "hash_block_tokens"),
+    ],
+)
+def test_another_size_of_hash_ids_than_was_said_is_refused(tmp_path: Path, size: str, message: str) -> None:
+    path = save(tmp_path, ROW.replace("}", f', "hash_block_tokens": {size}}}'))
+
+    assert message in refused(path, hash_block_tokens=4)
+
+
+@pytest.mark.parametrize(
     ("hashes", "message"), [("[1, 2, 3]", "at most 2"), (f"[{2**62}]", "integers from 0 to")]
 )
 def test_hash_ids_beyond_the_prompt_or_beyond_all_tokens_are_refused(

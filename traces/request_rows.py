@@ -29,6 +29,7 @@ MISSING = {"priority": 0, "session": -1, "parent": -1, "samples": 1}
 def read(source: Source, options: Options) -> Found:
     """Read rows; hash id h stands for `hash_block_tokens` tokens, the last id may be cut by the prompt's end.
 
+    A row may say how many that are, for all from there on, as the first one of a trace written here does.
     As soon as one row has `prompt_token_ids`, the whole trace is in ids of one token: a hash id h becomes
     h·H, h·H + 1, …, so rows of both kinds share what is equal.
     """
@@ -41,6 +42,8 @@ def read(source: Source, options: Options) -> Found:
         seen.update(row.keys() & {*WHOLE, "think_s", "output_token_ids"})
         if "prompt_token_ids" in row:
             tokens.add(len(rows.lines))
+        if "hash_block_tokens" in row:
+            options = _sized(row, f"{source.name} row {line}", options)
         place = _add(rows, line, row, options)
         for name in WHOLE:
             extra[name].append(MISSING[name] if row.get(name) is None else whole(row, name, place))
@@ -69,6 +72,18 @@ def _add(rows: Collector, line: int, row: Row, options: Options) -> str:
         ids = _hash_ids(row, place, rows.prompt[-1], options.hash_block_tokens)
     rows.add_ids(ids)
     return place
+
+
+def _sized(row: Row, place: str, options: Options) -> Options:
+    """Return the options with the tokens of a hash id as a row has them; InputError where that is another number."""
+    size = whole(row, "hash_block_tokens", place)
+    if size < 1:
+        raise InputError(f"{place}: hash_block_tokens must be at least 1, got {size}")
+    if options.hash_block_tokens not in (None, size):
+        raise InputError(
+            f"{place}: hash_block_tokens is {size}, and {options.hash_block_tokens} was said before"
+        )
+    return dataclasses.replace(options, hash_block_tokens=size)
 
 
 def _hash_ids(row: Row, place: str, prompt: int, size: int | None) -> array[int]:

@@ -29,8 +29,7 @@ def write_trace(trace: Trace, path: str | Path) -> None:
 def json_lines(trace: Trace) -> Iterator[str]:
     """Yield a JSON row per request, which `read_trace` reads back as format `rows`.
 
-    The row has no room for the tokens of a hash id: reading needs `hash_block_tokens`, the trace's
-    `block_tokens`.
+    The first row says how many tokens a hash id stands for.
     """
     columns = {
         "arrival_s": trace.arrival,
@@ -46,6 +45,8 @@ def json_lines(trace: Trace) -> Iterator[str]:
     for row in range(len(trace)):
         values: dict[str, object] = {name: column[row].item() for name, column in given.items()}
         if trace.block_ids is not None:
+            if not row:
+                values["hash_block_tokens"] = trace.block_tokens
             values["hash_ids"] = trace.ids(row).tolist()
         yield json.dumps(values, separators=(",", ":")) + "\n"
 
