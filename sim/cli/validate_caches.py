@@ -162,7 +162,7 @@ def swap_or_recompute(
     for size in block_sizes:
         swap = SwapSpace(1024.0, link_gb_per_s, size, pool.token_bytes, copy_us, pool.tensors)
         request = Request(0, 0.0, tokens + 1)
-        request.computed = tokens
+        request.computed = request.lost = tokens
         swap.put(request)
         swap.bring_back(request)
         ratios.append(recompute / swap.take_seconds())
