@@ -103,7 +103,7 @@ def test_a_row_that_cannot_be_read_is_one_line(text: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("only", "count"), [(["P50"], 9), (["P50/1000"], 1), (["L1"], 4), (["P2", "P3"], 2), (["P21"], 1)]
+    ("only", "count"), [(["P50"], 9), (["P50/1000"], 1), (["L1"], 4), (["P2", "P3"], 2), (["P35"], 1)]
 )
 def test_rows_are_chosen_by_id_line_or_name(only: list[str], count: int) -> None:
     assert len(chosen_checks(all_checks(), only, None, False)) == count
