@@ -107,6 +107,20 @@ def test_notes_go_to_stderr_and_columns_are_named(table: Path, capsys: pytest.Ca
     assert "sorted" in err
 
 
+def test_samples_of_single_rows_are_said_to_be_left_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"arrival_s": 0.0, "prompt_len": 4, "output_len": 2, "samples": n} for n in (1, 3)]
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    kvsim("stats", path)
+
+    assert capsys.readouterr().err == (
+        "t.jsonl: rows ask for up to 3 samples; a run gives all prompts as many, by --samples\n"
+    )
+
+
 def test_convert_reads_and_transforms(chat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.jsonl"
 

@@ -61,7 +61,9 @@ class TraceOptions:
             arrival=self.arrival,
             seed=self.seed,
         )
-        for note in trace.notes:
+        most = 1 if trace.samples is None else int(trace.samples.max(initial=1))
+        ignored = f"rows ask for up to {most} samples; a run gives all prompts as many, by --samples"
+        for note in (*trace.notes, *[ignored] * (most > 1)):
             print(f"{trace.name}: {note}", file=sys.stderr)
         return transform(
             trace,
