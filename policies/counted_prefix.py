@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvsim.policies.counted import COUNTED, CountedBlocks
 from kvsim.policies.paths import Paths
-from kvsim.policies.runs import ENDLESS, Hit, Node, Run, RunPool
+from kvsim.policies.runs import ENDLESS, NEW, Hit, Node, Run, RunPool
 from kvsim.policy import NO_MATCH, Lease, Match, Policy, Pool, Usage
 from kvsim.request import Sequence
 
@@ -149,7 +149,8 @@ def _name_run(table: Table, nodes: list[Node], low: int, high: int) -> None:
     runs = table.runs
     if runs:
         last = runs[-1]
-        if last.high == low and last.references == 1 and last.parts is None and _is_latest(last, nodes):
+        is_own = last.references == 1 and last.parts is None and last.key == NEW
+        if is_own and last.high == low and _is_latest(last, nodes):
             last.high = high
             for node in nodes:
                 if node.start >= low:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 
 ENDLESS = 1 << 62
+NEW = 1
+"""`Run.key` of blocks that one sequence computed and no other has hit."""
 
 
 class Node:
@@ -55,7 +57,7 @@ class Run:
         self.references = references
         self.parts: tuple[Run, Run] | None = None
         """What has become of it, if it was cut while tables named it."""
-        self.key = 1
+        self.key = NEW
         self.used = 0
         """What a pool with an order of its own ranks it by; see `RankedRuns`."""
 
