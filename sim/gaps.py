@@ -53,10 +53,15 @@ class Gaps:
             self._merge()
         return self._sorted
 
-    def most_in_a_second(self, others: FloatColumn) -> int:
-        """Return the most tokens that came within one second counted from the start; `others` came at these times."""
-        self._merge()
-        counts = _summed(self._by_second, self._second_of(others), np.ones(len(others), np.int64))[1]
+    def most_in_a_second(self, others: FloatColumn, each: int) -> int:
+        """Return the most tokens that came within one second counted from the start.
+
+        `others` are the times of those that came after no gap, `each` as many at once.
+        """
+        if self._seconds:
+            self._merge()
+        first = np.full(len(others), each, np.int64)
+        counts = _summed(self._by_second, self._second_of(others), first)[1]
         return int(counts.max(initial=0))
 
     def _second_of(self, times: FloatColumn) -> IntColumn:

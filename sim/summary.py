@@ -96,7 +96,7 @@ def summarise(simulation: Simulation, columns: Columns, goodput: str | None = No
         "output_throughput": outputs * per_second,
         "total_token_throughput": (inputs + outputs) * per_second,
         "max_output_tokens_per_s": ledger.gaps.most_in_a_second(
-            columns.first_token[np.isfinite(columns.first_token)]
+            columns.first_token[np.isfinite(columns.first_token)], simulation.limits.width
         ),
         "max_concurrent_requests": _most_at_once(columns.arrival[done], columns.finish[done]),
     }

@@ -179,6 +179,15 @@ def test_summary_counts_the_tokens_of_all_and_what_sharing_saves(policy: str, fl
     assert summary["copies"] > 0 < summary["copied_bytes"]
 
 
+@pytest.mark.parametrize("policy", ["paged", "contiguous"])
+def test_first_tokens_of_all_samples_count_in_the_busiest_second(policy: str) -> None:
+    work = trace((0, 20, 3), (0.1, 5, 1))
+
+    found = simulate(work, policy, samples=4, max_model_len=64, cost="linear:0.01,0,0").summary
+
+    assert found["max_output_tokens_per_s"] == found["total_output_tokens"] == 16
+
+
 def test_policies_that_are_compared_see_the_same_forks() -> None:
     work = generate("alpaca", 20, rate=1.0, seed=1)
 
