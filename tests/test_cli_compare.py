@@ -39,6 +39,14 @@ def test_json_has_the_settings_and_every_summary(rows: Path, capsys: pytest.Capt
     assert found["trace"]["requests"] == 12
 
 
+def test_policies_that_hold_samples_are_compared_unless_others_are_named(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["compare", str(rows), "--samples", "2", "--json"])
+
+    assert list(json.loads(capsys.readouterr().out)["policies"]) == ["contiguous", "paged"]
+
+
 def test_markdown_is_a_table_with_a_caption(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["compare", str(rows), *FLAGS, "--policies", "paged", "--markdown"])
 

@@ -53,7 +53,7 @@ def compare_policies(
     trace
         Trace file, or folder of session files; or an experiment.toml that says what to vary (reports/experiments.md).
     policies
-        Policies with commas, each with parameters if need be: contiguous:reservation=pow2,paged:block_size=32.
+        Policies with commas, as in contiguous:reservation=pow2,paged; with samples, the default is those that hold them.
     output
         New folder for compare.csv, the plots, and a run folder a policy. Of an experiment: its cells, which the
         same command goes on from, cells.csv and cells.parquet; named as the experiment unless given.
@@ -75,6 +75,15 @@ def compare_policies(
     draw, chosen = memory_map if output is not None else False, settings(flags)
     comparison, loaded = _run(trace, policies, reading, chosen, jobs, draw, banding)
     report(comparison, loaded, output, json, markdown, banding.add_all(comparison, loaded, chosen))
+
+
+def _able(policies: str, flags: RunConfig) -> str:
+    """Return the policies; of the default ones, where requests are several sequences, those that can hold them."""
+    from kvsim.registry import policy_class
+
+    if policies != POLICIES or flags.width == 1:
+        return policies
+    return ",".join(name for name in policies.split(",") if policy_class(name).holds_samples)
 
 
 def _refuse_trace_flags(
@@ -120,7 +129,7 @@ def _run(
     from kvsim.comparison import compare as run_all
     from kvsim.registry import split_policies
 
-    names = split_policies(policies)
+    names = split_policies(_able(policies, chosen))
     check_comparison(names, chosen)
     banding.check(names[0], chosen)
     wait = _start_workers(trace, names, jobs)
