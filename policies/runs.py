@@ -151,11 +151,6 @@ class RunPool:
         """Σ (references − 1) over the blocks that are held."""
         self._queue: OrderedDict[Run, None] = OrderedDict()
 
-    @property
-    def free(self) -> int:
-        """Blocks in the free queue."""
-        return self.plain + self.reusable
-
     def take(self, blocks: int) -> None:
         """Take so many blocks from the front; they lose their content."""
         if blocks <= self.plain:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from operator import attrgetter
 
-from kvsim.job import Job
+from kvsim.job import Job, by_stamp
 from kvsim.longest import Longest
 from kvsim.moves import Calendar, Moves
 from kvsim.window import Chunk, Edge, first_seen
@@ -156,7 +155,7 @@ class Batch:
             job.tokens = job.final + 1
             found.append(job)
         if len(found) > 1:
-            found.sort(key=attrgetter("stamp"))
+            found.sort(key=by_stamp)
         return found
 
     def expect(self, job: Job) -> None:

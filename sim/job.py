@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from kvsim.policy import Lease
 from kvsim.request import Sequence
 
@@ -51,3 +53,7 @@ class Job(Sequence):
         self.prompt_tokens = self.tokens = prompt_tokens
         self.priority = priority
         self.final = final
+
+
+by_stamp = attrgetter("stamp")
+"""Sorts jobs by when they were admitted."""

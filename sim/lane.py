@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kvsim.admission import waited
 from kvsim.decode_lines import DecodeLines
-from kvsim.job import Job
+from kvsim.job import Job, by_stamp
 from kvsim.ledger import BUFFER
 from kvsim.mixed import MixedSteps
 from kvsim.waiting import FirstCome
@@ -24,8 +24,8 @@ class Lane:
     """What `Planner`, `Replica` and `Stretch` do for steps in which nobody is passed over or preempted.
 
     The rules are theirs, and so are all figures, to the last bit. What is saved are calls, which are most of what a
-    request costs: of some seventy a dozen are left, and the others' bodies are written out here. The lane stops before
-    the first step that needs a plan, with nothing to be undone.
+    request costs; their bodies are written out here. The lane stops before the first step that needs a plan, with
+    nothing to be undone.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class Lane:
         if not done:
             return
         if len(done) > 1:
-            done.sort(key=_stamp)
+            done.sort(key=by_stamp)
         replica.planner.blocked = None
         for job in done:
             del batch.running[job.index]
@@ -174,7 +174,3 @@ class Lane:
                 self._goes_on = False
         done.clear()
         self._mixed.hold()
-
-
-def _stamp(job: Job) -> int:
-    return job.stamp

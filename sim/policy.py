@@ -229,7 +229,8 @@ class Policy(ABC):
         """Return an unused policy that gives the same answers for the same pool, but counts blocks without placing
         them; None, the default, where there is none.
 
-        The engine prefers it for runs whose placement nobody looks at. Its `counted_block` is above 0.
+        The engine prefers it for runs whose placement nobody looks at. Its `counted_block` is above 0; it neither
+        copies nor maps anything (`transfers`), and no free block is too small (`Usage.external`).
         """
         return None
 

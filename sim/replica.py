@@ -10,7 +10,7 @@ from kvsim.account import Account
 from kvsim.admission import waited
 from kvsim.batch import Batch
 from kvsim.cost import CostModel, Step
-from kvsim.job import Job
+from kvsim.job import Job, by_stamp
 from kvsim.ledger import Ledger, Slots
 from kvsim.longest import Longest
 from kvsim.plan import Plan
@@ -184,7 +184,7 @@ class Replica:
                 finished.append(job)
         finished += batch.finish()
         if finished:
-            finished.sort(key=_stamp)
+            finished.sort(key=by_stamp)
             self.planner.ending |= {job.index: job for job in finished}
         return sampled, finished
 
@@ -248,7 +248,3 @@ class Replica:
             self.policy.blocks_in_use,
             self.ledger.slots(live, length),
         )
-
-
-def _stamp(job: Job) -> int:
-    return job.stamp

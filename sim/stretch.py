@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kvsim.cost import Line
 from kvsim.decode_lines import DecodeLines
-from kvsim.job import Job
+from kvsim.job import Job, by_stamp
 
 if TYPE_CHECKING:
     from kvsim.moves import Moves
@@ -90,8 +90,6 @@ class Stretch:
             return False
         if decodes > self._most_decodes or planner.may_admit():
             return False
-        if batch.block_size and not batch.windowed and batch.moves is None:
-            return batch.phases[-batch.step % batch.block_size] <= policy.spare_blocks
         if policy.reads_lengths or batch.begins_chunk(batch.step + 1):
             return False
         if batch.moves is not None:
@@ -193,7 +191,7 @@ class Stretch:
         """Let sequences go that have their last token."""
         if not finished:
             return
-        finished.sort(key=_stamp)
+        finished.sort(key=by_stamp)
         replica, tell = self._replica, self._finished
         let_go = replica.planner.let_go
         for job in finished:
@@ -201,7 +199,3 @@ class Stretch:
             if not tell(job, now):
                 self._goes_on = False
         replica.hold(now)
-
-
-def _stamp(job: Job) -> int:
-    return job.stamp

@@ -53,7 +53,7 @@ def compare_policies(
     trace
         Trace file, or folder of session files; or an experiment.toml that says what to vary (reports/experiments.md).
     policies
-        Policies with commas, as in contiguous:reservation=pow2,paged; with samples, the default is those that hold them.
+        Policies with commas, as in contiguous:reservation=pow2,paged; with samples, the default is those that can.
     output
         New folder for compare.csv, the plots, and a run folder a policy. Of an experiment: its cells, which the
         same command goes on from, cells.csv and cells.parquet; named as the experiment unless given.
